@@ -1,0 +1,1203 @@
+"""The report that a sick Python process gives of itself.
+
+Copy this file into a project, or install it, and say once, in the main thread:
+
+    import gmr
+
+    gmr.register_section('Cache', cache.stats)  # any callable without arguments
+    gmr.setup_autorun('13.0.0', conf=CONF)
+
+From then on `kill -USR2 PID` makes the live process write a Guru Meditation Report: package, threads, green threads,
+asyncio tasks, processes, configuration, and the registered sections. The process goes on as if nothing had happened.
+The report goes to a file in `log_dir` if one is given, else to stderr, else to a private file in the temporary
+directory. `TextGuruMeditation(version).run()` returns it as a str, at any time and from any thread.
+
+Interface and text layout are those of OpenStack's oslo.reports; the name is that of the Amiga's last words.
+"""
+
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import errno
+import functools
+import gc
+import io
+import itertools
+import linecache
+import math
+import operator
+import os
+import re
+import select
+import signal
+import stat
+import sys
+import threading
+import time
+import traceback
+import types
+import warnings
+from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+try:
+    import posix as _os  # eventlet replaces os.open and os.write; nobody replaces the C functions under them
+except ImportError:  # Windows
+    import os as _os  # type: ignore[no-redef]
+try:
+    import pwd
+    import resource
+except ImportError:  # Windows
+    pwd = resource = None  # type: ignore[assignment]
+
+__all__ = ['GuruMeditation', 'JSONGuruMeditation', 'TextGuruMeditation', 'register_section', 'setup_autorun']
+__version__ = '1.0.0'
+
+# A value is hidden if its name holds a match. A program may replace the pattern.
+SECRET_NAMES = re.compile(
+    r'passw|passphrase|passcode|pass(?![a-z])|pwd|secret|token|credential|authorization|cookie|session|signature|salt'
+    r'|dsn|(?:api|access|private|account|auth|encryption|shared|signing|ssh|host|master)[-_. ]?key',
+    re.IGNORECASE,
+)
+_HIDDEN = '***'
+_WIDTH = 72  # columns of a title
+_MAX_MEMBERS = 20  # named in an entry; the others are counted
+_MAX_ITEMS = 100_000  # of one section; a generator may return an endless iterator
+_MAX_DEPTH = 50  # of one section
+_MAX_TEXT = 1 << 24  # characters of one str in a section
+_MAX_SOURCE = 1 << 23  # bytes of a source file that is read for its lines
+_MAX_HOLD = 60.0  # seconds that the program waits for its report, whatever happens (a dead NFS mount)
+_HEADROOM = 500  # frames above the recursion limit, for a report made in place
+_STACK_SIZE = 1 << 20  # bytes of C stack for a helper thread; the program may have set a tiny or a huge size
+_CHUNK = 512  # bytes that a pipe called writable takes at once: _POSIX_PIPE_BUF
+_TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
+_PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
+_STATES = {
+    'R': 'running',
+    'S': 'sleeping',
+    'D': 'disk sleep',
+    'T': 'stopped',
+    't': 'traced',
+    'Z': 'zombie',
+    'I': 'idle',
+}
+_HERE = (lambda: None).__code__.co_filename  # as code objects name this file
+# A write to a dead pipe, a full file or a foreign terminal raises these; by default they kill or stop the process.
+_WRITE_SIGNALS = {getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU') if hasattr(signal, name)}
+
+_Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
+
+
+class _Frame(NamedTuple):
+    """One frame of a stack; `repeated`: how often it stands there in a row."""
+
+    file: str
+    line: int | None
+    name: str
+    code: str | None
+    repeated: int = 1
+
+
+class _Entry(NamedTuple):
+    """The threads, green threads or tasks that have the same stack: how many, facts of the first, the stack."""
+
+    kind: str
+    number: int
+    members: list[dict[str, object]]
+    stack: list[_Frame]
+
+
+class _Failure(NamedTuple):
+    """What stands in the place of a section that could not be made: what went wrong, and where."""
+
+    error: str
+    stack: list[_Frame]
+
+
+class _Process(NamedTuple):
+    """A process and its children."""
+
+    pid: int
+    parent: int
+    user: str
+    uid: int
+    state: str
+    children: list[_Process]
+
+
+class _Configuration(dict[str, object]):
+    """Groups of options: they have a layout of their own."""
+
+
+# -- Helper threads keep foreign code and slow descriptors from holding the program ---
+
+
+class _NoThreadError(Exception):
+    """No helper thread can be had: monkey-patched, out of memory or processes, or the interpreter ends."""
+
+
+class _Helper(NamedTuple):
+    """A call under way in a helper thread. It holds what it calls, so that the ids in its key stay taken."""
+
+    call: Callable[[], object]
+    since: float
+    ident: list[int]
+
+
+_helpers: dict[object, _Helper] = {}
+
+
+def _find_native_start() -> Callable[..., int]:
+    """Return CPython's own function that starts a thread, also where gevent or eventlet have replaced it."""
+    eventlets = sys.modules.get('__original_module__thread')
+    for module, name in itertools.product((_thread, eventlets), ('start_new_thread', 'start_new')):
+        start = getattr(module, name, None)  # start_new is an alias that gevent leaves alone
+        if isinstance(start, types.BuiltinFunctionType):
+            return start
+    return _thread.start_new_thread
+
+
+_native_start = _find_native_start()
+
+
+def _start_thread(function: Callable[[], object], native: bool = False) -> int:
+    """Start a thread and return its identifier; `native`: also in a monkey-patched process."""
+    start = _native_start if native else _thread.start_new_thread
+    # In a patched process the program's locks belong to green threads: foreign code must not meet them elsewhere.
+    if not isinstance(start, types.BuiltinFunctionType):
+        raise _NoThreadError
+    try:
+        size = threading.stack_size(_STACK_SIZE)
+        try:
+            return start(function, ())  # type: ignore[no-any-return]
+        finally:
+            threading.stack_size(size)
+    except (RuntimeError, MemoryError, ValueError):
+        raise _NoThreadError from None
+
+
+def _bounded(
+    function: Callable[..., Any],
+    *arguments: Any,
+    timeout: float,
+    key: object = None,
+    native: bool = False,
+    in_place: Callable[[], Any] | None = None,
+) -> Any:
+    """Return what a function returns within `timeout` seconds, or a _Failure: it runs in a helper thread.
+
+    One that is still at it from an earlier report is not started again: fifty reports must not leave fifty stuck
+    threads. Where no thread can be had, the function, or `in_place`, is called in place.
+    """
+    call = functools.partial(_attempt, function, *arguments)
+    key = key or (id(function), *map(id, arguments))
+    answers: SimpleQueue[Any] = SimpleQueue()
+
+    def work() -> None:
+        answer = call()
+        _helpers.pop(key, None)
+        answers.put(answer)
+
+    if key not in _helpers:
+        helper = _helpers[key] = _Helper(call, time.time(), [])
+        try:
+            helper.ident.append(_start_thread(work, native))
+        except _NoThreadError:
+            _helpers.pop(key, None)
+            return _attempt(in_place) if in_place else call()
+        with contextlib.suppress(Empty):
+            return answers.get(timeout=timeout)
+    late = _helpers.get(key)
+    if not late or not late.ident:
+        return _Failure(f'no answer within {timeout:g} seconds', [])
+    ident = late.ident[0]
+    stack = [step for step in dict(_capture_threads(None)).get(ident, ()) if step[0].co_filename != _HERE]
+    at_it = f'Thread #{ident} is at it since {_iso_time(late.since)} ({time.time() - late.since:.0f} s)'
+    return _Failure(f'no answer within {timeout:g} seconds: {at_it}', _Source().stack(stack))
+
+
+def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a step of the report returns, or a _Failure; the failure of the step before, if that has failed."""
+    for argument in arguments:
+        if type(argument) is _Failure:
+            return argument
+    try:
+        return function(*arguments)
+    except BaseException as error:  # SystemExit and the Timeouts of gevent and eventlet are BaseExceptions
+        steps = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+        foreign = [step for step in steps if step[0].co_filename != _HERE]
+        return _Failure(_error_text(error), _Source().stack(reversed(foreign or steps)))
+
+
+def _pause(seconds: float) -> None:
+    """Sleep; time.sleep may be a green one."""
+    with contextlib.suppress(Empty):
+        SimpleQueue[None]().get(timeout=seconds)
+
+
+# -- Trigger: a signal, a touched file, or a call of run() ---
+
+_turn: list[None] = [None]  # who pops the item makes the report; not a lock, which might be a green one
+_before: list[tuple[bool, int]] = []  # the collector's state and the recursion limit, while a report is made
+_autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
+_hooks: list[Callable[[], None]] = []  # registered with os and atexit, once
+
+
+def _begin(timeout: float = 0.0) -> bool:
+    """Return whether it is our turn to make a report: there is one at a time. _end() ends it.
+
+    Meanwhile the collector is off, since finalizers are foreign code, and there is room under the recursion limit.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            _turn.pop()
+            break
+        except IndexError:
+            if time.monotonic() >= deadline:
+                return False
+            _pause(0.01)
+    _before[:] = [(gc.isenabled(), sys.getrecursionlimit())]
+    gc.disable()
+    sys.setrecursionlimit(_before[0][1] + _HEADROOM)
+    return True
+
+
+def _end() -> None:
+    for collecting, limit in _before:
+        try:
+            sys.setrecursionlimit(limit)
+        except RecursionError:  # CPython 3.9 asks for 50 free frames; a new thread has them
+            with contextlib.suppress(_NoThreadError):
+                _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True)
+        if collecting:
+            gc.enable()
+    _before.clear()
+    _turn[:] = [None]
+
+
+def _after_fork() -> None:
+    """Forget, in a forked child, the threads that it does not have and the report that they were making."""
+    _helpers.clear()
+    _end()
+
+
+class GuruMeditation:
+    """A report of this process: the base of the two that differ in their format.
+
+    :param version: what the Package section is about: an object or module with any of `vendor_string()`,
+        `product_string()` and `version_string_with_package()`; a module with `version_info.version_string()` (pbr),
+        `version_string` (a str or a callable) or `__version__`; the name of an installed distribution; a plain
+        version; or None.
+    :param frame: the frame that a signal handler got: its thread is shown from there. By default the caller of run().
+    :param conf: the configuration to show: a mapping of options and of groups of options, or an object with
+        attributes. By default oslo.config's global CONF, if oslo.config is loaded.
+    """
+
+    section_timeout: ClassVar[float] = 2.0  # seconds that foreign code has to make one section
+    delivery_timeout: ClassVar[float] = 10.0  # seconds that the program waits for a full pipe or a slow disk
+    timestamp_fmt: ClassVar[str] = '%Y%m%d%H%M%S'  # in the names of report files; UTC
+
+    _sections: ClassVar[dict[str, Callable[[], object]]] = {}
+    _ending: ClassVar[str] = ''
+    _service_name: str | None = None
+    _log_dir: str | None = None
+    _signal: tuple[int, Any] | None = None  # its number, and the handler before ours
+
+    def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
+        self.version = _resolve_version(version)
+        self.frame = frame
+        self.conf = conf
+
+    @classmethod
+    def register_section(cls, section_title: str, generator: Callable[[], object]) -> None:
+        """Add a section to all later reports, text and JSON, or replace the one of the same title.
+
+        :param section_title: its title, a str.
+        :param generator: a callable without arguments, called anew for every report. It returns a str, a mapping, an
+            iterable, a number or None. It runs in a helper thread and has `section_timeout` seconds.
+        :raises TypeError: the title is no str, or the generator is not callable.
+        """
+        if not isinstance(section_title, str):
+            raise TypeError(f'section_title must be a str, not {type(section_title).__name__}')
+        if not callable(generator):
+            raise TypeError(f'generator must be callable, not {type(generator).__name__}')
+        GuruMeditation._sections[section_title] = generator
+
+    @classmethod
+    def setup_autorun(
+        cls,
+        version: object = None,
+        service_name: str | None = None,
+        log_dir: str | None = None,
+        signum: int | None = None,
+        conf: object = None,
+        setup_signal: bool = True,
+    ) -> None:
+        """Make the process report itself on a signal. Called again, it replaces what it set up before.
+
+        :param version: what the Package section is about; see GuruMeditation.
+        :param service_name: the program's name in the names of report files; by default that of its script.
+        :param log_dir: the directory for report files; by default the option `log_dir` of the group `oslo_reports` in
+            `conf`, if there is one. Without it, reports go to stderr.
+        :param signum: the signal; by default SIGUSR2.
+        :param conf: the configuration to show; see GuruMeditation.
+        :param setup_signal: whether to install the signal handler.
+        :raises ValueError: called outside the main thread, or no such signal.
+        :raises TypeError: `conf` is neither a mapping nor an object with attributes.
+        """
+        if not (conf is None or isinstance(conf, Mapping) or hasattr(conf, '__dict__')):
+            raise TypeError(f'conf must be a mapping or an object with attributes, not {type(conf).__name__}')
+        report = cls(version, None, conf)
+        report._service_name = service_name
+        report._log_dir = log_dir and os.path.abspath(log_dir)  # a daemon changes its directory
+        if signum is None:
+            signum = getattr(signal, 'SIGUSR2', None)
+        if setup_signal and signum is None:
+            warnings.warn('this platform has no SIGUSR2: pass signum', RuntimeWarning, stacklevel=2)
+        elif setup_signal and signum is not None:
+            report._listen(signum)
+        _autorun[:] = [report]
+        _remember_stderr()
+        if not _hooks and hasattr(os, 'register_at_fork'):
+            os.register_at_fork(after_in_child=_after_fork)
+            _hooks.append(_after_fork)
+
+    def _listen(self, signum: int) -> None:
+        """Install the signal handler in the place of the one of an earlier call."""
+        if signum not in signal.valid_signals():
+            raise ValueError(f'signum: there is no signal {signum!r}')
+        try:
+            previous = signal.signal(signum, self._on_signal)
+        except OSError:
+            raise ValueError(f'signum: signal {signum} cannot be handled') from None
+        except ValueError:
+            raise ValueError('setup_autorun() must be called from the main thread') from None
+        self._signal = signum, previous
+        for old, before in filter(None, (report._signal for report in _autorun)):
+            if old == signum:
+                self._signal = signum, before
+            elif isinstance(getattr(signal.getsignal(old), '__self__', None), GuruMeditation):
+                signal.signal(old, signal.SIG_DFL if before is None else before)
+
+    def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
+        """Make a report in a helper thread while the interrupted code waits.
+
+        The handlers of other signals run in this thread. In a helper, no Ctrl-C and no alarm can tear the report to
+        pieces; what they raise here is raised once the report is out, as if they had come just then.
+        """
+        if not _begin():
+            return
+        done: SimpleQueue[None] = SimpleQueue()
+        make = functools.partial(self._report, frame, _current_greenlet(), done)
+        deadline = time.monotonic() + _MAX_HOLD
+        raised: BaseException | None = None
+        try:
+            try:
+                _start_thread(make)
+            except _NoThreadError:
+                make()
+            while not done.empty() or time.monotonic() < deadline:
+                try:
+                    done.get(timeout=max(0.0, deadline - time.monotonic()))
+                    break
+                except Empty:
+                    break
+                except BaseException as error:
+                    raised = error
+            if raised is not None:
+                raise raised
+        finally:
+            del frame, make, raised  # a frame, or a traceback, that refers to its own frame would be garbage in a cycle
+
+    def _report(self, frame: types.FrameType | None, current: object, done: SimpleQueue[None]) -> None:
+        """Make and deliver one report, and end the turn. Nothing escapes into the program, and nothing is lost."""
+        try:
+            text = self._make(frame, current)
+            log_dir = self._log_dir
+            if log_dir is None and self.conf is not None:
+                log_dir = _bounded(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
+            service = self._service_name or os.path.basename(sys.argv[0])
+            moment = time.strftime(self.timestamp_fmt, time.gmtime())
+            name = f'{service}_gurumeditation_{moment}_{os.getpid()}{self._ending}'.replace(os.sep, '_')
+            _deliver(text, log_dir, name, self.delivery_timeout)
+        except BaseException as error:
+            _write_stderr(f'Guru Meditation Report failed: {_error_text(error)}\n', self.delivery_timeout)
+        finally:
+            del frame, current
+            _end()
+            done.put(None)
+
+    def run(self) -> str:
+        """Return a report made now, from any thread. It waits `section_timeout` seconds while another one is made."""
+        frame = self.frame or sys._getframe(1)
+        mine = _begin(self.section_timeout)
+        try:
+            return self._make(frame, _current_greenlet())
+        finally:
+            del frame
+            if mine:
+                _end()
+
+    def _make(self, frame: types.FrameType | None, current: object) -> str:
+        """Return the whole report as it goes out."""
+        sections = self._collect(frame, current)
+        del frame
+        return self._render(sections).encode('utf-8', 'backslashreplace').decode()  # no lone surrogates
+
+    def _collect(self, frame: types.FrameType | None, current: object) -> list[tuple[str, object]]:
+        """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
+        # All stacks before anything else: whatever reads a file lets the other threads go on.
+        thread = _attempt(_thread_of, frame)
+        threads = _attempt(_capture_threads, frame)
+        found = _attempt(_find_on_heap)
+        greenlets = _attempt(_capture_greenlets, found, current, frame, thread)
+        del frame, current, found
+        source, timeout = _Source(), self.section_timeout
+        sections = [
+            ('Package', _bounded(_collect_package, self.version, timeout=timeout)),
+            ('Threads', _attempt(_collect_threads, threads, thread, source, timeout)),
+        ]
+        if 'greenlet' in sys.modules:
+            sections.append(('Green Threads', _attempt(_collect_greenlets, greenlets, source)))
+        sections.append(('Processes', _attempt(_collect_processes, timeout)))
+        sections.append(('Configuration', _bounded(_collect_configuration, self.conf, timeout=timeout)))
+        for title, generator in list(self._sections.items()):
+            sections.append((title, _bounded(_collect_registered, generator, timeout=timeout)))
+        return sections
+
+    def _render(self, sections: list[tuple[str, object]]) -> str:
+        raise NotImplementedError('use TextGuruMeditation or JSONGuruMeditation')
+
+
+def _current_greenlet() -> object:
+    greenlet = sys.modules.get('greenlet')
+    return greenlet.getcurrent() if greenlet else None
+
+
+# -- Collect: stacks ---
+
+_CODE_AND_LINE = operator.attrgetter('f_code', 'f_lineno')
+
+
+def _walk(tops: Iterable[types.FrameType | None]) -> Iterator[Iterator[object]]:
+    """Yield for each top frame an iterator over its stack, innermost frame first.
+
+    It is all C: accumulate(chain([top], repeat('f_back')), getattr) is top, top.f_back, top.f_back.f_back, ... Between
+    two bytecodes of a loop other threads would run, and the outer frames would be of a later moment than the inner.
+    """
+    backs: Iterator[Any] = itertools.repeat(itertools.repeat('f_back'))
+    chains: Iterator[Any] = map(itertools.chain, zip(tops), backs)
+    return map(
+        itertools.takewhile, itertools.repeat(bool), map(itertools.accumulate, chains, itertools.repeat(getattr))
+    )
+
+
+def _capture(tops: Iterable[types.FrameType | None]) -> Iterator[_Stack]:
+    """Yield for each top frame its stack: each step of the iterator is one uninterrupted pass."""
+    steps: Iterator[Any] = map(map, itertools.repeat(_CODE_AND_LINE), _walk(tops))
+    return map(tuple, steps)
+
+
+def _thread_of(frame: types.FrameType | None) -> int | None:
+    """Return the identifier of the thread that runs this frame: get_ident() may tell a greenlet's."""
+    tops = sys._current_frames()
+    try:
+        return next((ident for ident, stack in zip(tops, _walk(tops.values())) if frame in stack), None)
+    finally:
+        del tops, frame
+
+
+def _capture_threads(frame: types.FrameType | None) -> list[tuple[int, _Stack]]:
+    """Return the stacks of all threads but our own. The thread that runs `frame` starts there."""
+    # One dict() of C iterators: it asks for the frames and walks them, and no thread moves on meanwhile.
+    idents, tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)))
+    frames = itertools.chain.from_iterable(map(dict.values, tops))
+    stacks: dict[int | None, _Stack] = dict(zip(itertools.chain.from_iterable(idents), _capture(frames)))
+    shown = _thread_of(frame) if frame else None
+    stacks.pop(_thread_of(sys._getframe()), None)
+    if shown is not None:
+        stacks[shown] = next(_capture([frame]))
+    del frame
+    for first in (shown, threading.main_thread().ident):  # a patched process may not know its main thread's
+        if first in stacks:  # CPython lists the newest thread first
+            stacks[first] = stacks.pop(first)
+    return [(ident, stack) for ident, stack in reversed(list(stacks.items())) if ident is not None]
+
+
+def _find_on_heap() -> list[Any]:
+    """Return all greenlets, in one pass over the heap, and none where no such type is loaded.
+
+    It goes by the id of the exact type: isinstance() asks o.__class__, and a set of types asks a metaclass's __hash__,
+    both of which may be foreign code.
+    """
+    kinds = [kind for kind in (getattr(sys.modules.get('greenlet'), 'greenlet', None),) if isinstance(kind, type)]
+    for kind in kinds:
+        kinds.extend(type.__subclasses__(kind))
+    objects = gc.get_objects() if kinds else []
+    return list(itertools.compress(objects, map(set(map(id, kinds)).__contains__, map(id, map(type, objects)))))
+
+
+class _Grouper:
+    """Members with the same stack, put together before anything is formatted."""
+
+    def __init__(self) -> None:
+        self.groups: dict[object, tuple[_Stack, list[Any]]] = {}
+
+    def add(self, member: Any, stack: _Stack, distinction: object = None) -> None:
+        """Add a member; those with another distinction are kept apart."""
+        # By the ids of the code objects: their hash takes in all their constants and instructions.
+        codes, lines = zip(*stack) if stack else ((), ())
+        self.groups.setdefault((distinction, lines, tuple(map(id, codes))), (stack, []))[1].append(member)
+
+    def entries(self, kind: str, describe: Callable[[Any], dict[str, object]], source: _Source) -> list[_Entry]:
+        """Return an entry for each group, in the order in which they were found."""
+        return [
+            _Entry(kind, len(members), list(map(describe, members[:_MAX_MEMBERS])), source.stack(stack))
+            for stack, members in self.groups.values()
+        ]
+
+
+class _Source:
+    """The source lines of one report: every file is read once, every line formatted once."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[str]] = {}
+        self.frames: dict[tuple[int, int], _Frame] = {}
+
+    def stack(self, stack: Iterable[tuple[types.CodeType, int]]) -> list[_Frame]:
+        """Return a captured stack as plain data, oldest frame first."""
+        runs = itertools.groupby(reversed(list(stack)), key=lambda step: (id(step[0]), step[1]))
+        return [self.frame(*next(run))._replace(repeated=1 + sum(1 for _ in run)) for _, run in runs]
+
+    def frame(self, code: types.CodeType, line: int) -> _Frame:
+        """Return one frame, with its source line."""
+        key, name = (id(code), line), code.co_filename
+        if key not in self.frames:
+            if name not in self.files:
+                self.files[name] = _read_lines(name)
+            text = ''.join(self.files[name][line - 1 : line]) if line else ''
+            text = _clean(_redact(text.strip(), literals=True))
+            self.frames[key] = _Frame(_clean(name), line, _clean(code.co_name), text or None)
+        return self.frames[key]
+
+
+def _read_lines(name: str) -> list[str]:
+    """Return the lines of a source file, or none if they cannot be had safely.
+
+    linecache would open whatever the name says, wait for ever on a FIFO, and keep all that it reads.
+    """
+    try:
+        entry = linecache.cache.get(name)
+        if entry and len(entry) == 4 and entry[1] is None:  # not a file: put there by IPython and the like
+            return entry[2]
+        text = (_read_zipped(name) or _read(name)).decode('utf-8', 'replace').lstrip('\ufeff')
+        return io.StringIO(text, newline=None).read().split('\n')
+    except Exception:  # a report without a source line is better than none; loaders raise what they like
+        return []
+
+
+def _read(path: str) -> bytes:
+    """Return what a regular file holds. By the C functions: a patched open() may be a green one."""
+    if not stat.S_ISREG(_os.stat(path).st_mode):  # asked before it is opened: opening rewinds a tape
+        raise OSError(errno.EINVAL, 'not a regular file', path)
+    descriptor = _os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
+    with io.FileIO(descriptor) as file:
+        return file.read(_MAX_SOURCE) or b''
+
+
+def _read_zipped(name: str) -> bytes | None:
+    """Return a source file from the zip archive that it was imported from, if it was."""
+    folder = os.path.dirname(name)
+    while len(folder) > 1 and type(sys.path_importer_cache.get(folder)).__module__ != 'zipimport':
+        folder = os.path.dirname(folder)
+    importer: Any = sys.path_importer_cache.get(folder)
+    return importer.get_data(name) if len(folder) > 1 else None
+
+
+# -- Collect: where foreign objects become plain data, without secrets ---
+
+_CONTROL = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f]')  # would move the cursor of the terminal that shows the report
+# The password in a URL: up to the last @ of the authority, or of the whole word if the password holds a raw slash.
+_URL_PASSWORD = re.compile(r'(://[^\s/?#@:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)')
+_PRIVATE_KEY = re.compile(r'(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)', re.DOTALL)
+_BEARER = re.compile(r'(\b[Bb]earer\s+)[^\s"\',;]+')
+# What follows a secret name: the rest of it, a separator (a space after an option), and a quoted value or a word.
+_NEXT = r'[&;](?:\s?[\w.%-]{1,64}=|\s|$)'  # ends a word in URLs and ODBC strings: the next assignment
+_ASSIGNED = re.compile(
+    r'[\w.-]{0,64}(?P<separator>\\?["\']?\s{0,8}(?:=>|:=|==?|:)\s{0,8}|\s{1,8})'
+    r'(?:[bruf]{0,2}(?:\\"(?P<escaped>.*?)\\"|"(?P<double>(?:[^"\\]|\\.)*)|\'(?P<single>(?:[^\'\\]|\\.)*))'
+    rf'|(?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:(?!{_NEXT})\S)+?(?=[,)\]}}>"\']{{0,8}}(?:\s|$|{_NEXT}))))',
+    re.IGNORECASE | re.DOTALL,
+)
+_LINE_START = re.compile(r'(?:^|\n)[\w\s."\'-]{0,64}$')
+_OPTION_START = re.compile(r'(?:^|\s)--?[\w-]{0,64}$')
+_REST_OF_LINE = re.compile(r'[^\r\n]*')
+_UNSET = {'', 'none', 'true', 'false', 'null', _HIDDEN}
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub(lambda match: f'\\x{ord(match[0]):02x}', text)
+
+
+def _redact(text: str, literals: bool = False) -> str:
+    """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
+    text = _PRIVATE_KEY.sub(rf'\1{_HIDDEN}', text)
+    text = _URL_PASSWORD.sub(rf'\1{_HIDDEN}@', text)
+    text = _BEARER.sub(rf'\1{_HIDDEN}', text)
+    pieces, end = [], 0
+    for name in _names_in(text):
+        found = _ASSIGNED.match(text, name.end())
+        if not found or name.start() < end or (literals and found['word']):
+            continue
+        first, last = found.span(found.lastgroup or 0)
+        separator, before = found['separator'], text[max(0, name.start() - 64) : name.start()]
+        if separator.isspace() and not _OPTION_START.search(before):
+            continue
+        header = ':' in separator and name[0].lower() in ('authorization', 'cookie')
+        if found['word'] and (header or (separator.strip() and separator[-1].isspace() and _LINE_START.search(before))):
+            last = _REST_OF_LINE.match(text, first).end()  # type: ignore[union-attr]
+        if text[first:last].strip().lower() not in _UNSET:
+            pieces += [text[end:first], _HIDDEN]
+            end = last
+    return ''.join([*pieces, text[end:]])
+
+
+def _names_in(text: str) -> Iterator[re.Match[str]]:
+    """Yield the secret names in a text. In lower case the search is ten times faster than with IGNORECASE."""
+    lower = text.lower()
+    if SECRET_NAMES.flags & re.IGNORECASE and SECRET_NAMES.pattern.islower() and len(lower) == len(text):
+        return re.compile(SECRET_NAMES.pattern, SECRET_NAMES.flags & ~re.IGNORECASE).finditer(lower)
+    return SECRET_NAMES.finditer(text)
+
+
+def _error_text(error: BaseException) -> str:
+    """Return an exception's type and message, as Python writes them."""
+    return _clean(_redact(''.join(traceback.format_exception_only(type(error), error)).rstrip()))
+
+
+class _Converter:
+    """Makes plain data of a foreign object: None, bool, int, float, str, list and dict. It runs foreign code."""
+
+    def __init__(self) -> None:
+        self.left = _MAX_ITEMS
+        self.above: list[int] = []  # the ids of the containers around
+
+    def convert(self, value: Any, secret: bool = False) -> object:
+        """Return the plain data for a value; `secret`: its name says that it must not appear."""
+        self.left -= 1
+        try:
+            if value is None or isinstance(value, bool):
+                return value
+            if secret and (isinstance(value, (int, float)) or value):
+                return _HIDDEN
+            if type(value) is int:
+                return value if value.bit_length() < 4096 else hex(value)  # str() refuses longer ones
+            if type(value) is float:
+                return value if math.isfinite(value) else str(value)  # JSON has no NaN
+            if isinstance(value, (bytes, bytearray, memoryview)):
+                value = bytes(value).decode('utf-8', 'backslashreplace')
+            if isinstance(value, (str, type)) or not isinstance(value, Iterable):
+                text = str(value)
+                return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
+            if id(value) in self.above or len(self.above) > _MAX_DEPTH:
+                return '(itself)' if id(value) in self.above else '(too deep)'
+            self.above.append(id(value))
+            try:
+                return self.mapping(value) if isinstance(value, Mapping) else self.sequence(value)
+            finally:
+                self.above.pop()
+        except BaseException as error:  # the error of a value stands in its place; the others appear
+            return f'({_error_text(error)})'
+
+    def mapping(self, value: Any, declared: Iterable[str] = (), secret: bool = False) -> dict[str, object]:
+        """Return the values of a mapping without those that have a secret name, or are declared secret, or all."""
+        result: dict[str, object] = {}
+        for key in value:
+            name = key if isinstance(key, str) else str(self.convert(key))
+            if self.left < 0:
+                return {**result, '...': 'cut'}
+            hidden = secret or name in declared or SECRET_NAMES.search(name) is not None
+            result[_clean(_redact(name))] = self.convert(_attempt(operator.getitem, value, key), hidden)
+        return result
+
+    def sequence(self, value: Iterable[Any]) -> list[object]:
+        """Return the items of an iterable without the argument after --password and the second of ('password', ...)."""
+        result: list[object] = []
+        secret = False
+        pair = isinstance(value, (tuple, list)) and len(value) == 2
+        try:
+            for item in value:
+                if self.left < 0:
+                    return [*result, '... (cut)']
+                result.append(self.convert(item, secret))
+                name = str(result[-1]) if isinstance(item, (str, bytes)) else ''
+                named = (name.startswith('-') and '=' not in name) or (pair and len(result) == 1)
+                secret = named and SECRET_NAMES.search(name) is not None
+        except BaseException as error:  # what came before appears
+            result.append(f'({_error_text(error)})')
+        return result
+
+
+# -- Collect: the sections ---
+
+
+def _resolve_version(version: object) -> object:
+    """Return the facts of the distribution that a str names, or else the version that it is.
+
+    It is done beforehand, since it imports modules and opens files.
+    """
+    if not isinstance(version, str):
+        return version
+    from importlib import metadata  # costs more than all the rest of this file
+
+    try:
+        facts = metadata.metadata(version)
+    except (metadata.PackageNotFoundError, ValueError):
+        return types.SimpleNamespace(version_string=version)
+    people = ('Author', 'Maintainer', 'Author-email', 'Maintainer-email')
+    vendor = next((facts[key] for key in people if facts[key]), None)
+    return types.SimpleNamespace(product=facts['Name'], vendor=vendor, version_string=facts['Version'])
+
+
+def _collect_package(version: Any) -> object:
+    """Which program is this, in which version?"""
+
+    def ask(*names: str) -> object:
+        for subject, name in itertools.product((version, getattr(version, 'version_info', None)), names):
+            value = getattr(subject, name, None)
+            value = value() if callable(value) else value
+            if value is not None:
+                return value
+        return None
+
+    name = version.__name__.partition('.')[0] if isinstance(version, types.ModuleType) else None
+    return _Converter().convert(
+        {
+            'product': ask('product_string', 'product', 'package') or name,
+            'vendor': ask('vendor_string', 'vendor'),
+            'version': ask('version_string_with_package', 'version_string', '__version__'),
+        }
+    )
+
+
+def _collect_threads(
+    stacks: list[tuple[int, _Stack]], shown: int | None, source: _Source, timeout: float
+) -> list[_Entry]:
+    """What is every thread doing?"""
+    registry = dict(threading._active)  # type: ignore[attr-defined]  # without its lock, which the program may hold
+    main = threading.main_thread()
+    handled = _bounded(_handled_exceptions, timeout=timeout)
+    interrupted = shown if shown != _thread_of(sys._getframe()) else None
+    grouper = _Grouper()
+    for ident, stack in stacks:
+        grouper.add(ident, stack)
+
+    def describe(ident: int) -> dict[str, object]:
+        facts: dict[str, object] = {'id': ident}
+        thread = registry.get(ident, main if ident == shown else None)
+        if thread is not None:
+            known = object.__getattribute__(thread, '__dict__')  # a subclass may have made properties of these
+            native = os.getpid() if thread is main else known.get('_native_id')
+            facts.update(name=_clean(str(known.get('_name'))), daemon=known.get('_daemonic'), native_id=native)
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = _stat_fields(f'/proc/self/task/{native}/stat')
+                # The interrupted thread waits for its report: what it did before, the kernel no longer knows.
+                facts['state'] = 'interrupted' if ident == interrupted else _STATES.get(fields[0], fields[0])
+                facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
+        if isinstance(handled, dict) and ident in handled:
+            facts['handling'] = handled[ident]
+        return facts
+
+    return grouper.entries('Thread', describe, source)
+
+
+def _handled_exceptions() -> dict[int, str]:
+    """Return the exceptions that threads are handling. The text of an exception is foreign code."""
+    current: dict[int, Any] = getattr(
+        sys, '_current_exceptions', dict
+    )()  # CPython 3.10; until 3.11 with type and traceback
+    errors = {ident: error[1] if isinstance(error, tuple) else error for ident, error in current.items()}
+    return {ident: _error_text(error) for ident, error in errors.items() if error is not None}
+
+
+def _capture_greenlets(
+    found: list[Any], current: object, frame: types.FrameType | None, thread: int | None
+) -> tuple[_Grouper, dict[str, int]]:
+    """Return the greenlets by their stacks, and how many are finished or not started."""
+    grouper, others = _Grouper(), {'finished': 0, 'not started': 0}
+    for green, stack in zip(found, _capture(map(operator.attrgetter('gr_frame'), found))):
+        if green is current:
+            grouper.add((green, f'running in Thread #{thread}'), next(_capture([frame])), current)
+        elif stack:
+            grouper.add((green, None), stack)
+        elif green and not green.dead:
+            grouper.add((green, 'running in another thread'), ())
+        else:
+            others['finished' if green.dead else 'not started'] += 1
+    return grouper, others
+
+
+def _collect_greenlets(captured: tuple[_Grouper, dict[str, int]], source: _Source) -> list[_Entry]:
+    """What is every green thread doing?"""
+
+    def describe(member: tuple[Any, str | None]) -> dict[str, object]:
+        kind = type(member[0])
+        return {'name': f'{kind.__module__}.{kind.__qualname__} at {id(member[0]):#x}', 'state': member[1]}
+
+    others = [_Entry(f'{state} Green Thread', count, [], []) for state, count in captured[1].items() if count]
+    return captured[0].entries('Green Thread', describe, source) + others
+
+
+def _collect_processes(timeout: float) -> dict[str, object]:
+    """What process is this, since when, and what does it consume?"""
+    facts: dict[str, object] = {'process': _process_tree(timeout), 'time': _iso_time(time.time())}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        uptime = float(_read('/proc/uptime').split()[0]) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
+        facts.update({'start time': _iso_time(time.time() - uptime), 'uptime': f'{uptime:.0f} s'})
+    arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *sys.argv]  # CPython 3.10
+    facts['command line'] = ' '.join(map(str, _Converter().sequence(arguments)))
+    with contextlib.suppress(OSError):
+        facts['working directory'] = _clean(os.getcwd())
+    facts['python'] = f'{sys.implementation.name} {sys.version.split()[0]} at {sys.executable}'
+    if hasattr(os, 'uname'):
+        facts['platform'] = ' '.join(os.uname())
+    facts['cpu seconds'] = round(time.process_time(), 2)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        facts['resident memory'] = f'{int(_read("/proc/self/statm").split()[1]) * _PAGE / 2**20:.1f} MiB'
+    if resource is not None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
+        facts['peak resident memory'] = f'{peak / (2**20 if sys.platform == "darwin" else 2**10):.1f} MiB'
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            facts['open files'] = f'{len(os.listdir("/proc/self/fd")) - 1} of {limit}'
+        except OSError as error:
+            facts['open files'] = f'{limit} of {limit}' if error.errno == errno.EMFILE else f'at most {limit}'
+    state = 'enabled' if _before and _before[0][0] else 'disabled'
+    facts['garbage collector'] = f'{state}, counts {", ".join(map(str, gc.get_count()))}'
+    return facts
+
+
+def _iso_time(moment: float) -> str:
+    return time.strftime('%Y-%m-%dT%H:%M:%S+00:00', time.gmtime(moment))
+
+
+def _stat_fields(path: str) -> list[str]:
+    """Return the fields of a stat file in /proc, from the state on; the name before it may hold anything."""
+    return _read(path).rpartition(b')')[2].decode('ascii').split()
+
+
+def _process_tree(timeout: float) -> _Process:
+    """Return this process with its children, and theirs."""
+    children: dict[int, list[tuple[int, str]]] = {}
+    with contextlib.suppress(OSError):
+        for name in filter(str.isdigit, os.listdir('/proc')):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                state, parent = _stat_fields(f'/proc/{name}/stat')[:2]
+                children.setdefault(int(parent), []).append((int(name), _STATES.get(state, state)))
+    names: dict[int, str] = {}
+
+    def process(pid: int, parent: int, state: str) -> _Process:
+        try:
+            uid = os.getuid() if parent == os.getppid() else os.stat(f'/proc/{pid}').st_uid
+        except (OSError, AttributeError):
+            uid = -1
+        if uid not in names:  # the data base of users may be on a server that does not answer
+            name = _bounded(_user_name, uid, timeout=timeout, key=('user', uid))
+            names[uid] = name if isinstance(name, str) else str(uid)
+        below = [process(child, pid, letter) for child, letter in sorted(children.get(pid, []))]
+        return _Process(pid, parent, names[uid], uid, state, below)
+
+    return process(os.getpid(), os.getppid(), 'running')
+
+
+def _user_name(uid: int) -> str:
+    return pwd.getpwuid(uid).pw_name
+
+
+def _collect_configuration(conf: Any) -> object:
+    """How is the program configured?"""
+    if conf is None:
+        conf = getattr(sys.modules.get('oslo_config.cfg'), 'CONF', None)
+    if conf is None:
+        return 'No configuration was given to setup_autorun().'
+    options, converter = _options(conf), _Converter()
+    groups: dict[str, dict[str, object]] = {}
+    ungrouped: dict[Any, object] = {}
+    for key in options:
+        value = _attempt(operator.getitem, options, key)
+        if not isinstance(value, Mapping) and type(value).__name__ not in ('Namespace', 'SimpleNamespace'):
+            ungrouped[key] = value
+            continue
+        # oslo.config declares its secrets; elsewhere all that a group with a secret name holds is secret.
+        declared = _declared_secrets(getattr(conf, '_groups', {}).get(key))
+        secret = declared is None and SECRET_NAMES.search(str(key)) is not None
+        name = 'default' if key == getattr(conf, 'default_section', None) else str(converter.convert(key))
+        groups[name] = converter.mapping(_options(value), declared or (), secret)
+    default = converter.mapping(ungrouped, _declared_secrets(conf) or ())
+    groups['default'] = {**groups.get('default', {}), **default}
+    names = sorted(filter(groups.get, groups), key=lambda name: (name != 'default', name))
+    return _Configuration((name, dict(sorted(groups[name].items()))) for name in names) or 'The configuration is empty.'
+
+
+def _options(conf: Any) -> Mapping[Any, Any]:
+    """Return the options of a mapping or of an object with attributes."""
+    if isinstance(conf, Mapping):
+        return conf
+    return {name: value for name, value in vars(conf).items() if not name.startswith('__')}
+
+
+def _declared_secrets(holder: Any) -> set[str] | None:
+    """Return the names of the options that oslo.config marks secret, or None where it is not oslo.config."""
+    declared = getattr(holder, '_opts', None)
+    if not isinstance(declared, dict):
+        return None
+    return {name for name, option in declared.items() if getattr(option.get('opt'), 'secret', False)}
+
+
+def _oslo_option(conf: Any, name: str) -> object:
+    """Return an option of the group oslo_reports, or None."""
+    group = conf.get('oslo_reports') if isinstance(conf, Mapping) else getattr(conf, 'oslo_reports', None)
+    option: object = group.get(name) if isinstance(group, Mapping) else getattr(group, name, None)
+    return option
+
+
+def _collect_registered(generator: Callable[[], object]) -> object:
+    """What does the program tell of itself?"""
+    value: Any = generator()
+    if hasattr(value, 'set_current_view_type'):  # a model of oslo.reports
+        value.set_current_view_type('text')
+        value = str(value)
+    return _Converter().convert(value)
+
+
+# -- Render: plain data in, text out ---
+
+
+class TextGuruMeditation(GuruMeditation):
+    """The report for people, in the layout of oslo.reports."""
+
+    def _render(self, sections: list[tuple[str, object]]) -> str:
+        lines = [_title('Guru Meditation'), '|' * _WIDTH, '', '']
+        for title, data in sections:
+            lines += [_title(title), *_lines(data)]
+        return '\n'.join(lines)
+
+
+def _title(text: str) -> str:
+    bar = '=' * _WIDTH
+    return f'{bar}\n===={" ".join(_clean(text).split()): ^{_WIDTH - 8}}====\n{bar}'
+
+
+def _lines(data: Any, indent: str = '') -> Iterator[str]:
+    """Yield the lines of any data."""
+    if isinstance(data, _Failure):
+        yield data.error
+        if data.stack:
+            yield from ('Traceback (most recent call last):', *_stack_lines(data.stack))
+    elif isinstance(data, _Entry):
+        yield from _entry_lines(data)
+    elif isinstance(data, _Process):
+        head = f'Process {data.pid} (under {data.parent})'
+        yield f'{indent}{head} [ run by: {data.user} ({data.uid}), state: {data.state} ]'
+        for child in data.children:
+            yield from _lines(child, indent + '    ')
+    elif isinstance(data, _Configuration):
+        for group, options in data.items():
+            yield from ('', f'{group}:', *_lines(options, '  '))
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            if isinstance(value, _Process):
+                yield from _lines(value)
+            elif value and (isinstance(value, (dict, list)) or '\n' in str(value)):
+                yield from (f'{indent}{key} =', *_lines(value, indent + '  '))
+            else:
+                yield f'{indent}{key} = {value}'
+    elif isinstance(data, list):
+        for item in data:
+            if type(item) in (dict, list):
+                yield from (f'{indent}[{type(item).__name__}]', *_lines(item, indent + '  '))
+            else:
+                yield from _lines(item, indent)
+    else:
+        yield from (indent + line for line in str(data).split('\n'))
+
+
+def _entry_lines(entry: _Entry) -> Iterator[str]:
+    """Yield the lines of the threads, green threads or tasks that have the same stack."""
+    many = entry.number > 1 or not entry.members
+    ident = '' if many or 'id' not in entry.members[0] else f' #{entry.members[0]["id"]}'
+    heading = f'{entry.number:,} {entry.kind}{"s" * (entry.number > 1)}' if many else entry.kind + ident
+    yield f'------{heading: ^{_WIDTH - 12}}------'
+    facts = [line for member in entry.members for line in _fact_lines(member, many)]
+    if entry.number > len(entry.members) > 0:
+        facts.append(f'... and {entry.number - len(entry.members):,} more')
+    yield from ('', *facts) if facts else ()
+    yield from _stack_lines(entry.stack) if entry.members else ['']
+
+
+_FACTS = {'name': '{}', 'daemon': 'daemon', 'native_id': 'native id {}', 'state': '{}', 'cpu_seconds': '{:.2f} s cpu'}
+
+
+def _fact_lines(member: dict[str, object], many: bool) -> Iterator[str]:
+    """Yield what is known of one thread, green thread or task."""
+    ident = f'#{member["id"]} ' if many and 'id' in member else ''
+    facts = [
+        form.format(member[key])
+        for key, form in _FACTS.items()
+        if member.get(key) is not None and member[key] is not False
+    ]
+    if ident or facts:
+        yield f'{ident}{", ".join(facts)}'.rstrip()
+    if 'handling' in member:
+        yield from f'handling {member["handling"]}'.split('\n')
+
+
+def _stack_lines(stack: list[_Frame]) -> Iterator[str]:
+    """Yield the lines of a stack, oldest frame first."""
+    yield from () if stack else ('', 'No Traceback!')
+    for frame in stack:
+        yield from ('', f'{frame.file}:{frame.line} in {frame.name}')
+        yield f'    `{frame.code}`' if frame.code else '    (source not found)'
+        if frame.repeated > 1:
+            yield f'    ({frame.repeated:,} times in a row)'
+    yield ''
+
+
+class JSONGuruMeditation(GuruMeditation):
+    """The report for programs: one JSON document on one line."""
+
+    _ending = '.json'
+
+    def _render(self, sections: list[tuple[str, object]]) -> str:
+        raise NotImplementedError
+
+
+# -- Deliver: a file in log_dir, else stderr, else a private file ---
+
+_stderr_at_setup: list[tuple[int, int]] = []  # device and inode
+
+
+def _remember_stderr() -> None:
+    _stderr_at_setup[:] = _stderr_now()
+
+
+def _stderr_now() -> list[tuple[int, int]]:
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return []
+    return [(status.st_dev, status.st_ino)]
+
+
+def _stderr_descriptor() -> int | None:
+    """Return the descriptor of stderr, or None if there is none to use.
+
+    sys.stderr may be None, closed, or any object. Then it is descriptor 2, if that is still the same file as at set-up
+    and not a data base that has been opened since.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if type(sys.stderr) is io.TextIOWrapper:
+            return sys.stderr.fileno()
+    return 2 if _stderr_now() == _stderr_at_setup != [] else None
+
+
+def _deliver(text: str, log_dir: object, name: str, timeout: float) -> None:
+    """Write a report where it belongs, or else where it can be written."""
+    data, reason = f'{text}\n'.encode(), ''
+    if isinstance(log_dir, str) and log_dir:
+        path = _bounded(_create_file, log_dir, name, data, timeout=timeout, key=('file', log_dir), native=True)
+        if isinstance(path, str):
+            _write_stderr(f'Guru Meditation Report: {path}\n', timeout)
+            return
+        reason = f'Guru Meditation Report: no file in {log_dir}: {path.error}\n'
+    if _write_stderr(f'{reason}{text}\n', timeout):
+        return
+    for folder in filter(None, (os.environ.get('TMPDIR'), '/tmp', '/var/tmp', '.')):
+        if isinstance(_attempt(_create_file, folder, name, data), str):
+            return
+
+
+def _write_stderr(text: str, timeout: float) -> bool:
+    """Write to stderr and return whether all of it went out in time. The rest goes out when a reader comes."""
+    descriptor = _stderr_descriptor()
+    if descriptor is None:
+        return False
+    try:
+        data = text.encode(getattr(sys.stderr, 'encoding', None) or 'ascii', 'backslashreplace')
+    except (LookupError, TypeError):
+        data = text.encode('ascii', 'backslashreplace')
+    in_place = functools.partial(_write, descriptor, data, time.monotonic() + timeout)
+    done = _bounded(_write, descriptor, data, timeout=timeout, key='stderr', native=True, in_place=in_place)
+    return done is None
+
+
+def _create_file(folder: str, name: str, data: bytes) -> str:
+    """Write a new private file and return its path."""
+    stem, ending = os.path.splitext(name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_NOFOLLOW', 0)
+    for count in itertools.count(2):
+        path = os.path.join(folder, name)
+        try:
+            descriptor = _os.open(path, flags, 0o600)
+            break
+        except FileExistsError:
+            name = f'{stem}_{count}{ending}'
+    try:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
+        _write(descriptor, data)
+    except BaseException:
+        os.unlink(path)  # a whole report elsewhere is better than half of one here
+        raise
+    finally:
+        os.close(descriptor)
+    return path
+
+
+def _write(descriptor: int, data: bytes, deadline: float = math.inf) -> None:
+    """Write all of it; with a deadline, only what a blocking descriptor takes without blocking."""
+    rest, delay = memoryview(data), 0.001
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WRITE_SIGNALS)
+    try:
+        while rest:
+            try:
+                if (
+                    deadline < math.inf
+                    and not select.select([], [descriptor], [], max(0, deadline - time.monotonic()))[1]
+                ):
+                    raise TimeoutError(errno.ETIMEDOUT, 'nothing is read from it')
+                rest = rest[_os.write(descriptor, rest if deadline == math.inf else rest[:_CHUNK]) :]
+                delay = 0.001
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                _pause(delay)
+                delay = min(2 * delay, 0.5)
+    except OSError:
+        signal.sigtimedwait(_WRITE_SIGNALS, 0)  # the one that has come with the error
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+register_section = TextGuruMeditation.register_section
+setup_autorun = TextGuruMeditation.setup_autorun
+
+
+# -- Command line ---
+
+
+def main(arguments: list[str]) -> int:
+    """Report on this very process, by the path that a signal takes."""
+    os.dup2(1, 2)  # the report is what the command prints
+    setup_autorun(sys.modules[__name__], service_name='gmr')
+    signal.raise_signal(signal.SIGUSR2)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
