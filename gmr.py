@@ -59,8 +59,9 @@ __version__ = '1.0.0'
 
 # A value is hidden if its name holds a match. A program may replace the pattern.
 SECRET_NAMES = re.compile(
-    r'passw|passphrase|passcode|pass(?![a-z])|pwd|secret|token|credential|authorization|cookie|session|signature|salt'
-    r'|dsn|(?:api|access|private|account|auth|encryption|shared|signing|ssh|host|master)[-_. ]?key',
+    r'passw|passphrase|passcode|pass(?![a-z])|pwd|pw(?![a-z])|secret|token|credential|authorization|cookie|session|jwt'
+    r'|signature|salt|dsn|(?:api|access|private|account|auth|encryption|fernet|hmac|host|master|pass|shared|signing|ssh'
+    r'|subscription)[-_. ]?key',
     re.IGNORECASE,
 )
 _HIDDEN = '***'
@@ -70,6 +71,7 @@ _MAX_ITEMS = 100_000  # of one section; a generator may return an endless iterat
 _MAX_DEPTH = 50  # of one section
 _MAX_TEXT = 1 << 24  # characters of one str in a section
 _MAX_SOURCE = 1 << 23  # bytes of a source file that is read for its lines
+_MAX_LINE = 1000  # characters of a source line
 _MAX_HOLD = 60.0  # seconds that the program waits for its report, whatever happens (a dead NFS mount)
 _HEADROOM = 500  # frames above the recursion limit, for a report made in place
 _STACK_SIZE = 1 << 20  # bytes of C stack for a helper thread; the program may have set a tiny or a huge size
@@ -307,6 +309,7 @@ class GuruMeditation:
     _service_name: str | None = None
     _log_dir: str | None = None
     _signal: tuple[int, Any] | None = None  # its number, and the handler before ours
+    _delivering = _again = False
 
     def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
         self.version = _resolve_version(version)
@@ -391,32 +394,39 @@ class GuruMeditation:
         pieces; what they raise here is raised once the report is out, as if they had come just then.
         """
         if not _begin():
+            self._again = self._delivering  # who asks again on seeing the end of a report gets one more
             return
-        done: SimpleQueue[None] = SimpleQueue()
-        make = functools.partial(self._report, frame, _current_greenlet(), done)
-        deadline = time.monotonic() + _MAX_HOLD
+        while frame and frame.f_code.co_filename == _HERE:  # the end of this very function
+            frame = frame.f_back
         raised: BaseException | None = None
+        deadline = time.monotonic() + _MAX_HOLD
         try:
-            try:
-                _start_thread(make)
-            except _NoThreadError:
-                make()
-            while not done.empty() or time.monotonic() < deadline:
+            self._again = True
+            while self._again and (_before or _begin()):
+                self._again = False
+                done: SimpleQueue[None] = SimpleQueue()
+                make = functools.partial(self._report, frame, _current_greenlet(), done)
                 try:
-                    done.get(timeout=max(0.0, deadline - time.monotonic()))
-                    break
-                except Empty:
-                    break
-                except BaseException as error:
-                    raised = error
+                    _start_thread(make)
+                except _NoThreadError:
+                    make()
+                while done.empty() and time.monotonic() < deadline:
+                    try:
+                        done.get(timeout=max(0.0, deadline - time.monotonic()))
+                        break
+                    except Empty:
+                        pass
+                    except BaseException as error:
+                        raised = error
             if raised is not None:
                 raise raised
         finally:
             del frame, make, raised  # a frame, or a traceback, that refers to its own frame would be garbage in a cycle
 
     def _report(self, frame: types.FrameType | None, current: object, done: SimpleQueue[None]) -> None:
-        """Make and deliver one report, and end the turn. Nothing escapes into the program, and nothing is lost."""
+        """Make and deliver one report, and end it. Nothing escapes into the program, and nothing is lost."""
         try:
+            self._delivering = False
             text = self._make(frame, current)
             log_dir = self._log_dir
             if log_dir is None and self.conf is not None:
@@ -424,9 +434,10 @@ class GuruMeditation:
             service = self._service_name or os.path.basename(sys.argv[0])
             moment = time.strftime(self.timestamp_fmt, time.gmtime())
             name = f'{service}_gurumeditation_{moment}_{os.getpid()}{self._ending}'.replace(os.sep, '_')
+            self._delivering = True
             _deliver(text, log_dir, name, self.delivery_timeout)
         except BaseException as error:
-            _write_stderr(f'Guru Meditation Report failed: {_error_text(error)}\n', self.delivery_timeout)
+            _attempt(_write_stderr, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
         finally:
             del frame, current
             _end()
@@ -522,7 +533,7 @@ def _capture_threads(frame: types.FrameType | None) -> list[tuple[int, _Stack]]:
     stacks.pop(_thread_of(sys._getframe()), None)
     if shown is not None:
         stacks[shown] = next(_capture([frame]))
-    del frame
+    del frame, frames, idents, tops  # they hold this very frame: garbage in a cycle
     for first in (shown, threading.main_thread().ident):  # a patched process may not know its main thread's
         if first in stacks:  # CPython lists the newest thread first
             stacks[first] = stacks.pop(first)
@@ -581,7 +592,7 @@ class _Source:
             if name not in self.files:
                 self.files[name] = _read_lines(name)
             text = ''.join(self.files[name][line - 1 : line]) if line else ''
-            text = _clean(_redact(text.strip(), literals=True))
+            text = _clean(_redact(text.strip()[:_MAX_LINE], literals=True))
             self.frames[key] = _Frame(_clean(name), line, _clean(code.co_name), text or None)
         return self.frames[key]
 
@@ -592,8 +603,8 @@ def _read_lines(name: str) -> list[str]:
     linecache would open whatever the name says, wait for ever on a FIFO, and keep all that it reads.
     """
     try:
-        entry = linecache.cache.get(name)
-        if entry and len(entry) == 4 and entry[1] is None:  # not a file: put there by IPython and the like
+        entry = linecache.cache.get(name) if name != '<string>' else None  # a name that all exec() shares
+        if entry and len(entry) == 4 and entry[1] is None:  # no file: put there by IPython and the like
             return entry[2]
         text = (_read_zipped(name) or _read(name)).decode('utf-8', 'replace').lstrip('\ufeff')
         return io.StringIO(text, newline=None).read().split('\n')
@@ -623,21 +634,31 @@ def _read_zipped(name: str) -> bytes | None:
 
 _CONTROL = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f]')  # would move the cursor of the terminal that shows the report
 # The password in a URL: up to the last @ of the authority, or of the whole word if the password holds a raw slash.
-_URL_PASSWORD = re.compile(r'(://[^\s/?#@:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)')
-_PRIVATE_KEY = re.compile(r'(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?=-----END|\Z)', re.DOTALL)
-_BEARER = re.compile(r'(\b[Bb]earer\s+)[^\s"\',;]+')
-# What follows a secret name: the rest of it, a separator (a space after an option), and a quoted value or a word.
-_NEXT = r'[&;](?:\s?[\w.%-]{1,64}=|\s|$)'  # ends a word in URLs and ODBC strings: the next assignment
-_ASSIGNED = re.compile(
-    r'[\w.-]{0,64}(?P<separator>\\?["\']?\s{0,8}(?:=>|:=|==?|:)\s{0,8}|\s{1,8})'
-    r'(?:[bruf]{0,2}(?:\\"(?P<escaped>.*?)\\"|"(?P<double>(?:[^"\\]|\\.)*)|\'(?P<single>(?:[^\'\\]|\\.)*))'
-    rf'|(?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:(?!{_NEXT})\S)+?(?=[,)\]}}>"\']{{0,8}}(?:\s|$|{_NEXT}))))',
-    re.IGNORECASE | re.DOTALL,
+_URL_PASSWORD = re.compile(r'(://(?!\[)[^\s/?#:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)')
+_PRIVATE_KEY = re.compile(r'(-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----).*?(?=-----END|\Z)', re.DOTALL)
+_BEARER = re.compile(r'(\bbearer\s+)[^\s"\',;]+', re.IGNORECASE)
+_NEXT = r'[&;](?:\s?[\w.%-]{1,64}=|\s|$)'  # the next assignment in a URL or an ODBC string ends the one before
+_END = rf'(?=[,)\]}}>"\']{{0,8}}(?:(?<!\\)\s|$|{_NEXT}))'
+_ASSIGNED = re.compile(  # what follows a secret name: its rest, a separator, and a value
+    rf"""[\w.-]{{0,64}}
+    (?P<separator> \\{{0,15}}["']?\]?\s{{0,64}}
+        (?:=>|:=|==?|!=|:|(?<=["']),(?=\s?(?:[bruf]{{0,2}}["']|[\[({{])))\s{{0,64}}  # the comma is one in a pair
+        | \s{{1,8}})  # after an option
+    (?: [bruf]{{0,2}}(?P<slashes>\\+)(?P<quote>["'])(?P<escaped>.{{0,4096}}?)(?P=slashes)(?P=quote)
+        | [bruf]{{0,2}}"(?P<double>(?:[^"\\]|\\.)*)
+        | [bruf]{{0,2}}'(?P<single>(?:[^'\\]|\\.)*)
+        | (?P<plain>(?:none|null|true|false|(?:(?<=["']:)|(?<=["']:\ ))[\w.+-]+)(?=[,;&)}}\]\s]|$))
+        | (?P<nested>[\w.]{{0,64}}[\[({{](?:[^][(){{}}]|[\[({{][^][(){{}}]*[\])}}])*[\])}}])
+        | (?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:\\\s|(?!{_NEXT})\S)+?{_END}))""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 _LINE_START = re.compile(r'(?:^|\n)[\w\s."\'-]{0,64}$')
-_OPTION_START = re.compile(r'(?:^|\s)--?[\w-]{0,64}$')
+_OPTION_START = re.compile(r'(?:^|\s)["\']?--?[\w-]{0,64}$')
+_PAIR_START = re.compile(r'(?:[(\[]\s?[bruf]?\\*["\'][\w.-]{0,64}|["\']--?[\w-]{0,64})$')
 _REST_OF_LINE = re.compile(r'[^\r\n]*')
-_UNSET = {'', 'none', 'true', 'false', 'null', _HIDDEN}
+_OPTION = re.compile(r'-{0,2}[\w.-]{1,64}=')
+_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
+_UNSET = {'', 'none', 'true', 'false', 'null', '[]', '()', '{}', 'set()', '%s', '%r', _HIDDEN}
 
 
 def _clean(text: str) -> str:
@@ -646,17 +667,19 @@ def _clean(text: str) -> str:
 
 def _redact(text: str, literals: bool = False) -> str:
     """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
-    text = _PRIVATE_KEY.sub(rf'\1{_HIDDEN}', text)
-    text = _URL_PASSWORD.sub(rf'\1{_HIDDEN}@', text)
-    text = _BEARER.sub(rf'\1{_HIDDEN}', text)
+    text = _LITERAL.sub(lambda match: _redact(match[0]), text) if literals else _PRIVATE_KEY.sub(rf'\1{_HIDDEN}', text)
+    text = _BEARER.sub(rf'\1{_HIDDEN}', _URL_PASSWORD.sub(rf'\1{_HIDDEN}@', text))
     pieces, end = [], 0
     for name in _names_in(text):
-        found = _ASSIGNED.match(text, name.end())
-        if not found or name.start() < end or (literals and found['word']):
+        found = _ASSIGNED.match(text, name.end()) if name.start() >= end else None
+        if not found or (literals and found.lastgroup in ('word', 'nested', 'plain')):
             continue
         first, last = found.span(found.lastgroup or 0)
         separator, before = found['separator'], text[max(0, name.start() - 64) : name.start()]
         if separator.isspace() and not _OPTION_START.search(before):
+            if found['word'] or not name[0].lower().startswith('pass'):  # PASSWORD 'x' is SQL
+                continue
+        elif ',' in separator and not _PAIR_START.search(before):
             continue
         header = ':' in separator and name[0].lower() in ('authorization', 'cookie')
         if found['word'] and (header or (separator.strip() and separator[-1].isspace() and _LINE_START.search(before))):
@@ -701,8 +724,10 @@ class _Converter:
                 return value if math.isfinite(value) else str(value)  # JSON has no NaN
             if isinstance(value, (bytes, bytearray, memoryview)):
                 value = bytes(value).decode('utf-8', 'backslashreplace')
-            if isinstance(value, (str, type)) or not isinstance(value, Iterable):
-                text = str(value)
+            if isinstance(value, tuple) and hasattr(value, '_fields') and not isinstance(value, _Failure):
+                value = dict(zip(value._fields, value))
+            if isinstance(value, (str, type, _Failure)) or not isinstance(value, Iterable):
+                text = f'({value.error})' if isinstance(value, _Failure) else str(value)
                 return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
             if id(value) in self.above or len(self.above) > _MAX_DEPTH:
                 return '(itself)' if id(value) in self.above else '(too deep)'
@@ -734,8 +759,12 @@ class _Converter:
             for item in value:
                 if self.left < 0:
                     return [*result, '... (cut)']
-                result.append(self.convert(item, secret))
-                name = str(result[-1]) if isinstance(item, (str, bytes)) else ''
+                option = _OPTION.match(item) if isinstance(item, str) else None
+                if option and SECRET_NAMES.search(option[0]):  # the value may hold spaces
+                    result.append(option[0] + str(self.convert(item[option.end() :], True)))
+                else:
+                    result.append(self.convert(item, secret))
+                name = str(result[-1]) if isinstance(item, (str, bytes, bytearray)) else ''
                 named = (name.startswith('-') and '=' not in name) or (pair and len(result) == 1)
                 secret = named and SECRET_NAMES.search(name) is not None
         except BaseException as error:  # what came before appears
@@ -760,7 +789,7 @@ def _resolve_version(version: object) -> object:
     except (metadata.PackageNotFoundError, ValueError):
         return types.SimpleNamespace(version_string=version)
     people = ('Author', 'Maintainer', 'Author-email', 'Maintainer-email')
-    vendor = next((facts[key] for key in people if facts[key]), None)
+    vendor = next((facts[key] for key in people if key in facts), None)
     return types.SimpleNamespace(product=facts['Name'], vendor=vendor, version_string=facts['Version'])
 
 
@@ -899,20 +928,22 @@ def _process_tree(timeout: float) -> _Process:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 state, parent = _stat_fields(f'/proc/{name}/stat')[:2]
                 children.setdefault(int(parent), []).append((int(name), _STATES.get(state, state)))
-    names: dict[int, str] = {}
+    return _process(os.getpid(), os.getppid(), 'running', children, {}, timeout)
 
-    def process(pid: int, parent: int, state: str) -> _Process:
-        try:
-            uid = os.getuid() if parent == os.getppid() else os.stat(f'/proc/{pid}').st_uid
-        except (OSError, AttributeError):
-            uid = -1
-        if uid not in names:  # the data base of users may be on a server that does not answer
-            name = _bounded(_user_name, uid, timeout=timeout, key=('user', uid))
-            names[uid] = name if isinstance(name, str) else str(uid)
-        below = [process(child, pid, letter) for child, letter in sorted(children.get(pid, []))]
-        return _Process(pid, parent, names[uid], uid, state, below)
 
-    return process(os.getpid(), os.getppid(), 'running')
+def _process(
+    pid: int, parent: int, state: str, children: dict[int, list[tuple[int, str]]], names: dict[int, str], timeout: float
+) -> _Process:
+    try:
+        uid = os.getuid() if parent == os.getppid() else os.stat(f'/proc/{pid}').st_uid
+    except (OSError, AttributeError):
+        uid = -1
+    if uid not in names:  # the data base of users may be on a server that does not answer
+        name = _bounded(_user_name, uid, timeout=timeout, key=('user', uid))
+        names[uid] = name if isinstance(name, str) else str(uid)
+    below = sorted(children.get(pid, []))
+    tree = [_process(child, pid, its_state, children, names, timeout) for child, its_state in below]
+    return _Process(pid, parent, names[uid], uid, state, tree)
 
 
 def _user_name(uid: int) -> str:

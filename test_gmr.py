@@ -2,18 +2,29 @@
 
 # SPDX-License-Identifier: Apache-2.0
 
+import argparse
+import collections.abc
+import configparser
 import contextlib
+import functools
 import importlib.util
+import itertools
 import os
+import pwd
 import re
+import resource
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
+import time
 import types
 import unittest
+import unittest.mock
+import zipfile
 
 import gmr
 
@@ -23,21 +34,21 @@ except ImportError:  # a bare interpreter: what needs greenlet is not defined th
     greenlet = None
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-DEADLINE = 60.0  # seconds for anything that a child does
+DEADLINE = 20.0  # seconds for anything that a child does
 LINUX = sys.platform == 'linux'
 TITLE = re.compile(r'={72}\n==== *(.*?) *====\n={72}\n')
 
 # What every child begins with. `ready` says that signals may come and `hold` waits for the parent, as a service waits.
 PRELUDE = """\
-import gc, os, signal, sys, threading, time
+import gc, os, select, signal, sys, threading, time
 import gmr
 
 def ready():
     os.write(1, b'ready\\n')
 
-def hold():
+def hold():  # waits with a limit: a signal that comes just before a system call does not interrupt it
     os.write(1, b'ready\\n')
-    while os.read(0, 1) == b'+':
+    while not select.select([0], [], [], 0.05)[0] or os.read(0, 1) == b'+':
         pass
 
 def setup(*args, **kwargs):
@@ -55,10 +66,12 @@ def installed(*names):
 class Child:
     """A process that runs PRELUDE and a body, its output collected by threads, its end certain."""
 
-    def __init__(self, body, *, options=(), stderr=subprocess.PIPE, cwd=None, limits=None, first='', **env):
+    def __init__(
+        self, body, *, options=(), arguments=(), stderr=subprocess.PIPE, cwd=None, limits=None, first='', **env
+    ):
         environment = {k: v for k, v in os.environ.items() if k not in ('PYTHONUNBUFFERED', 'PYTHONPATH', 'TMPDIR')}
         environment.update(PYTHONPATH=HERE, PYTHONWARNINGS='ignore', **env)
-        command = [sys.executable, *options, '-c', first + '\n' + PRELUDE + textwrap.dedent(body)]
+        command = [sys.executable, *options, '-c', first + '\n' + PRELUDE + textwrap.dedent(body), *arguments]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -356,6 +369,9 @@ none = {{}}
             with self.subTest(shown[:20]):
                 self.assertEqual(report_on(value), shown)
 
+    def test_ten_megabytes_are_shown_whole(self):
+        self.assertTrue(report_on('x' * 10_000_000) == 'x' * 10_000_000)
+
     def test_a_model_of_oslo_reports_is_shown_by_its_own_text_view(self):
         class Model(dict):
             def set_current_view_type(self, view):
@@ -453,18 +469,21 @@ class ThreadsTest(unittest.TestCase):
             text, r'in <module>\n.*\n\n.* in descend\n.*\n    \(40 times in a row\)\n\n.* in descend\n.*\n\n.* in hold'
         )
 
-    @unittest.skipUnless(sys.version_info >= (3, 10), 'sys._current_exceptions() is new in 3.10')
-    def test_the_exception_that_a_thread_handles_is_shown(self):
-        text = sections(
-            report_of("""
-            setup('1')
-            try:
-                raise ConnectionError('broker went away, password=hunter2')
-            except ConnectionError:
-                hold()
-        """)
-        )['Threads']
-        self.assertIn('s cpu\nhandling ConnectionError: broker went away, password=***\n\n', text)
+
+if sys.version_info >= (3, 10):  # sys._current_exceptions() is new
+
+    class ExceptionsTest(unittest.TestCase):
+        def test_the_exception_that_a_thread_handles_is_shown(self):
+            text = sections(
+                report_of("""
+                setup('1')
+                try:
+                    raise ConnectionError('broker went away, password=hunter2')
+                except ConnectionError:
+                    hold()
+            """)
+            )['Threads']
+            self.assertIn('s cpu\nhandling ConnectionError: broker went away, password=***\n\n', text)
 
 
 if greenlet:
@@ -579,6 +598,782 @@ if installed('eventlet'):
     EventletTest = patched_tests(
         'import warnings; warnings.simplefilter("ignore"); import eventlet; eventlet.monkey_patch()'
     )
+
+
+def options_of(text):
+    """Return {group: {option: value}} as a report shows a configuration."""
+    groups = {}
+    for line in text.splitlines():
+        if line.endswith(':') and not line.startswith(' '):
+            groups[line[:-1]] = group = {}
+        elif ' = ' in line:
+            name, _, value = line.strip().partition(' = ')
+            group[name] = value
+    return groups
+
+
+class ConfigurationTest(unittest.TestCase):
+    def check(self, conf, expected):
+        self.assertEqual(options_of(configuration(conf)), expected)
+
+    def test_mappings_flat_and_with_groups(self):
+        self.check({'a': 1}, {'default': {'a': '1'}})
+        self.check(
+            {'z': None, 'db': {'host': 'h', 'password': 'p'}},
+            {'default': {'z': 'None'}, 'db': {'host': 'h', 'password': '***'}},
+        )
+
+    def test_config_parser_each_option_on_its_own(self):
+        parser = configparser.ConfigParser()
+        parser.read_string('[DEFAULT]\nverbose = yes\n[db]\nhost = h\nurl = mysql://u:p@h/d\nbroken = %(nothing)s\n')
+        shown = options_of(configuration(parser))
+        self.assertEqual(shown['default'], {'verbose': 'yes'})
+        self.assertEqual(shown['db']['url'], 'mysql://u:***@h/d')
+        self.assertIn('InterpolationMissingOptionError', shown['db']['broken'])
+
+    def test_environment_namespace_and_object(self):
+        with unittest.mock.patch.dict(os.environ, {'GMR_TOKEN': 'abc', 'GMR_PORT': '80'}):
+            shown = options_of(configuration(os.environ))['default']
+        self.assertEqual((shown['GMR_TOKEN'], shown['GMR_PORT']), ('***', '80'))
+        self.check(argparse.Namespace(port=80, api_key='k'), {'default': {'port': '80', 'api_key': '***'}})
+        self.check(
+            types.SimpleNamespace(db=types.SimpleNamespace(user='u', passwd='p')),
+            {'db': {'user': 'u', 'passwd': '***'}},
+        )
+
+    def test_config_opts_of_oslo_config_with_what_it_marks_secret(self):
+        class Group(collections.abc.Mapping):
+            def __init__(self, **values):
+                self.values = values
+
+            def __getitem__(self, key):
+                if isinstance(self.values[key], Exception):
+                    raise self.values[key]
+                return self.values[key]
+
+            def __iter__(self):
+                return iter(self.values)
+
+            def __len__(self):
+                return len(self.values)
+
+        def declare(**marks):
+            return {k: {'opt': types.SimpleNamespace(secret=v), 'cli': False} for k, v in marks.items()}
+
+        conf = Group(debug=True, pin=1234, keystone_authtoken=Group(auth_url='http://h:5000', admin='root', unset=None))
+        conf.values['bad'] = ValueError('no such option, password=hunter2')
+        conf._opts = declare(debug=False, pin=True, bad=False)
+        conf._groups = {
+            'keystone_authtoken': types.SimpleNamespace(_opts=declare(auth_url=False, admin=True, unset=True))
+        }
+        expected = {
+            'default': {'debug': 'True', 'pin': '***', 'bad': '(ValueError: no such option, password=***)'},
+            'keystone_authtoken': {'auth_url': 'http://h:5000', 'admin': '***', 'unset': 'None'},
+        }
+        self.check(conf, expected)
+        module = types.SimpleNamespace(CONF=conf)
+        with unittest.mock.patch.dict(sys.modules, {'oslo_config.cfg': module}):
+            self.check(None, expected)
+
+    def test_without_one_the_section_says_so(self):
+        if 'oslo_config.cfg' not in sys.modules:
+            self.assertEqual(configuration(None), 'No configuration was given to setup_autorun().')
+
+    def test_options_are_read_when_the_report_is_made(self):
+        with Child("""
+            conf = {'level': 1}
+            setup('1', conf=conf)
+            conf['level'] = 2
+            hold()
+        """) as child:
+            self.assertIn('level = 2\n', child.wait_ready().signal())
+
+
+if installed('oslo_config'):
+
+    class OsloConfigTest(unittest.TestCase):
+        def test_a_real_global_conf_is_found_and_shown(self):
+            text = report_of("""
+                from oslo_config import cfg
+                cfg.CONF.register_opts([cfg.StrOpt('pin', secret=True, default='4711'), cfg.PortOpt('port', default=80)])
+                cfg.CONF.register_opts([cfg.StrOpt('auth_url', default='http://h')], group='keystone_authtoken')
+                cfg.CONF([])
+                setup('1')
+                hold()
+            """)
+            shown = options_of(sections(text)['Configuration'])
+            self.assertEqual((shown['default']['pin'], shown['default']['port']), ('***', '80'))
+            self.assertEqual(shown['keystone_authtoken'], {'auth_url': 'http://h'})
+
+
+class ProcessesTest(unittest.TestCase):
+    def test_the_process_and_its_children_recursively(self):
+        with Child("""
+            import subprocess
+            code = "import subprocess, sys; p = subprocess.Popen(['cat'], stdin=-1); print(p.pid, flush=True); p.wait()"
+            child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
+            os.write(1, b'%d %s' % (child.pid, child.stdout.readline()))
+            setup('1')
+            hold()
+            child.terminate()
+            child.wait()
+        """) as child:
+            text = sections(child.wait_ready().signal())['Processes']
+            below, lowest = map(int, child.out.split()[:2])
+            os.kill(lowest, signal.SIGTERM)
+            child.finish()
+        name = rf'run by: {re.escape(pwd.getpwuid(os.getuid()).pw_name)} \({os.getuid()}\)'
+        self.assertRegex(
+            text,
+            rf'^Process {child.pid} \(under {os.getpid()}\) \[ {name}, state: running \]\n'
+            rf'    Process {below} \(under {child.pid}\) \[ {name}, state: \w+ \]\n'
+            rf'        Process {lowest} \(under {below}\) \[ {name}, state: \w+ \]\n'
+            r'time = \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\n',
+        )
+        for fact in ('start time', 'uptime', 'command line', 'working directory', 'python', 'platform', 'cpu seconds'):
+            self.assertIn(f'\n{fact} =', text)
+        self.assertRegex(text, r'\nopen files = \d+ of \d+\ngarbage collector = enabled, ')
+
+    def test_the_argument_after_password_is_hidden_in_the_command_line(self):
+        with Child('setup("1")\nhold()', arguments=['--password', 'hunter2', '--port', '80', '--token=abc']) as child:
+            text = child.wait_ready().signal()
+        self.assertIn('--password *** --port 80 --token=***', text)
+        self.assertNotIn('hunter2', text)
+
+
+class SectionsTest(unittest.TestCase):
+    """A generator may do what it likes."""
+
+    def setUp(self):
+        self.addCleanup(setattr, gmr.GuruMeditation, 'section_timeout', gmr.GuruMeditation.section_timeout)
+        gmr.GuruMeditation.section_timeout = 0.5
+
+    def test_a_failing_one_is_shown_with_its_traceback_and_all_others_appear(self):
+        def fail(error):
+            raise error
+
+        gmr.register_section('After', lambda: 'appears')
+        self.addCleanup(gmr.GuruMeditation._sections.pop, 'After')
+        for error in (
+            ValueError('bad'),
+            SystemExit(3),
+            KeyboardInterrupt(),
+            GeneratorExit(),
+            type('B', (BaseException,), {})(),
+        ):
+            with self.subTest(type(error).__name__):
+                gmr.register_section('Fails', functools.partial(fail, error))
+                self.addCleanup(gmr.GuruMeditation._sections.pop, 'Fails', None)
+                shown = sections(gmr.TextGuruMeditation().run())
+                self.assertRegex(
+                    shown['Fails'],
+                    rf'{type(error).__name__}.*\nTraceback .*\n\n.*test_gmr.py:\d+ in fail\n    `raise error`',
+                )
+                self.assertEqual(shown['After'], 'appears\n')
+
+    def test_hostile_values_are_shown_as_far_as_they_go(self):
+        class Hostile:
+            def __init__(self, **methods):
+                self.methods = methods
+
+            def __str__(self):
+                return self.methods['str']()
+
+            def __repr__(self):
+                raise RuntimeError('repr')
+
+            def __len__(self):
+                raise RuntimeError('len')
+
+        class HostileList(list):
+            def __iter__(self):
+                yield 'first'
+                raise RuntimeError('iter')
+
+        class HostileKey:
+            def __str__(self):
+                raise RuntimeError('key')
+
+        circle = {'name': 'circle'}
+        circle['self'] = [circle]
+        deep = []
+        for _ in range(3000):
+            deep = [deep]
+        for value, shown in (
+            ({'a': Hostile(str=lambda: 1 / 0), 'b': 2}, 'a = (ZeroDivisionError: division by zero)\nb = 2'),
+            ({'a': Hostile(str=sys.exit), 'b': 2}, 'a = (SystemExit)\nb = 2'),
+            ({'secret': Hostile(str=str), 'b': 2}, 'secret = (RuntimeError: len)\nb = 2'),
+            (HostileList([1]), 'first\n(RuntimeError: iter)'),
+            ({HostileKey(): 1, 'b': 2}, '(RuntimeError: key) = 1\nb = 2'),
+            (circle, 'name = circle\nself =\n  (itself)'),
+            ('lone \ud800 surrogate', 'lone \\ud800 surrogate'),
+            (b'\xff\x00', '\\xff\\x00'),
+            ('\x1b[2Jcleared', '\\x1b[2Jcleared'),
+        ):
+            with self.subTest(shown):
+                self.assertEqual(report_on(value), shown)
+        self.assertIn('(too deep)', report_on(deep))
+        self.assertIn('cut', report_on(itertools.count())[-20:])
+
+    def test_one_that_never_returns_is_late_with_its_stack_and_not_started_again(self):
+        stop, started = threading.Event(), []
+
+        def stuck_generator():
+            started.append(1)
+            stop.wait()
+
+        gmr.register_section('Stuck', stuck_generator)
+        self.addCleanup(gmr.GuruMeditation._sections.pop, 'Stuck')
+        threads = threading.active_count(), len(sys._current_frames())
+        shown = [sections(gmr.TextGuruMeditation().run())['Stuck'] for _ in range(50)]
+        self.assertRegex(
+            shown[0],
+            r'^no answer within 0.5 seconds: Thread #\d+ is at it since .* \(\d s\)\n(.*\n)*.* in stuck_generator\n',
+        )
+        self.assertEqual(re.findall('since (.*) [(]', shown[0]), re.findall('since (.*) [(]', shown[49]))
+        self.assertEqual(len(started), 1)
+        self.assertLessEqual(len(sys._current_frames()), threads[1] + 1)
+        stop.set()
+        deadline = time.monotonic() + DEADLINE
+        while gmr._helpers and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.assertEqual(sections(gmr.TextGuruMeditation().run())['Stuck'], 'None')
+
+    def test_one_that_wants_a_lock_of_the_interrupted_code_does_not_freeze_it(self):
+        text = report_of("""
+            lock = threading.Lock()
+            gmr.TextGuruMeditation.section_timeout = 0.3
+            gmr.register_section('Wants', lambda: lock.acquire() and 'never')
+            setup('1')
+            with lock:
+                hold()
+        """)
+        self.assertIn('no answer within 0.3 seconds', sections(text)['Wants'])
+
+
+class StandardErrorTest(unittest.TestCase):
+    """A report finds a way out whatever has become of stderr."""
+
+    def private_report(self, body, code=0, **options):
+        with tempfile.TemporaryDirectory() as folder:
+            with Child(body, TMPDIR=folder, **options) as child:
+                os.kill(child.wait_ready().pid, signal.SIGUSR2)
+                self.wait_for_files(folder, 1)
+                self.assertEqual(child.finish(), code, child.text())
+                self.assertIn(b'survived', child.out)
+            (name,) = os.listdir(folder)
+            self.assertRegex(name, rf'^-c_gurumeditation_\d{{14}}_{child.pid}$')
+            path = os.path.join(folder, name)
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+            with open(path, encoding='utf-8') as file:
+                text = file.read()
+        self.assertTrue(text.endswith(END), text[-200:])
+        return text
+
+    def wait_for_files(self, folder, count):
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            paths = [os.path.join(folder, name) for name in os.listdir(folder)]
+            if sum(os.path.getsize(path) > 0 for path in paths) >= count:
+                return
+            time.sleep(0.01)
+        self.fail('no private file')
+
+    def waits(self, *lines):
+        return '\n'.join((*lines, 'hold()', 'os.write(1, b"survived")'))
+
+    def test_interrupted_in_the_middle_of_the_programs_own_write(self):
+        with Child("""
+            setup('1')
+            ready()
+            for n in range(3000):
+                print('x' * 100, file=sys.stderr)
+            os.write(1, b'printed')
+            hold()
+        """) as child:
+            child.wait_ready()
+            for _ in range(20):
+                child.signal()
+            self.assertEqual(child.finish(), 0)
+            self.assertEqual(child.err.count(b'x' * 100 + b'\n'), 3000)
+            self.assertNotIn(b'reentrant', child.err)
+
+    def test_closed_or_none_or_replaced_but_descriptor_2_is_still_what_it_was(self):
+        for line in (
+            'sys.stderr = None',
+            'sys.stderr.close()',
+            'import io; sys.stderr = io.StringIO()',
+            'sys.stderr = object()',
+        ):
+            with self.subTest(line):
+                report_of(f'setup("1")\n{line}\nhold()\nsys.stderr = None')
+
+    def test_descriptor_2_closed(self):
+        self.private_report(self.waits("setup('1')", 'os.close(2)'))
+
+    def test_descriptor_2_closed_and_taken_by_a_file_of_the_program(self):
+        with tempfile.NamedTemporaryFile() as base:
+            self.private_report(
+                self.waits("setup('1')", 'sys.stderr = None', 'os.close(2)', f'kept = open({base.name!r}, "r+")')
+            )
+            self.assertEqual(base.read(), b'')
+
+    def test_a_pipe_whose_reader_is_gone_even_if_sigpipe_kills(self):
+        for default in ('', 'signal.signal(signal.SIGPIPE, signal.SIG_DFL)'):
+            with self.subTest(default):
+                reader, writer = os.pipe()
+                os.close(reader)
+                try:
+                    self.private_report(self.waits("setup('1')", default), stderr=writer)
+                finally:
+                    os.close(writer)
+
+    def test_a_full_pipe_holds_the_program_no_longer_than_the_deadline_and_loses_nothing(self):
+        for blocking in (True, False):
+            with self.subTest(blocking=blocking), tempfile.TemporaryDirectory() as folder:
+                reader, writer = os.pipe()
+                os.set_blocking(writer, False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        os.write(writer, b'f' * 4096)
+                os.set_blocking(writer, blocking)
+                lines = "setup('1')", 'gmr.TextGuruMeditation.delivery_timeout = 0.5'
+                with Child(self.waits(*lines), stderr=writer, TMPDIR=folder) as child:
+                    os.close(writer)
+                    child.wait_ready()
+                    for count in (1, 2):
+                        os.kill(child.pid, signal.SIGUSR2)
+                        self.wait_for_files(folder, count)
+                    data = b''
+                    while not data.endswith(END.encode()):
+                        data += os.read(reader, 65536)
+                    self.assertIn(b'f=====', data)
+                    os.close(reader)
+                    self.assertEqual(child.finish(), 0)
+                    self.assertIn(b'survived', child.out)
+
+    def test_ascii_only(self):
+        text = report_of("gmr.register_section('X', lambda: '\\u00e9'); setup('1'); hold()", PYTHONIOENCODING='ascii')
+        self.assertEqual(sections(text)['X'], '\\xe9\n')
+
+
+class LogDirTest(unittest.TestCase):
+    def check_falls_back(self, log_dir, **options):
+        with Child(f"setup('1', log_dir={log_dir!r}); hold()", **options) as child:
+            text = child.wait_ready().signal()
+            self.assertEqual(child.finish(), 0)
+        self.assertRegex(text, f'^Guru Meditation Report: no file in {re.escape(log_dir)}: .*Error.*\n={{72}}\n')
+        return text
+
+    def test_it_falls_back_to_stderr_with_the_reason(self):
+        with tempfile.NamedTemporaryFile() as file:
+            for log_dir in ('/nowhere/at/all', file.name, '/proc'):
+                with self.subTest(log_dir):
+                    self.check_falls_back(log_dir)
+
+    def test_a_full_disk_leaves_no_half_a_report(self):
+        limits = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (700, 700))
+        with tempfile.TemporaryDirectory() as folder:
+            self.check_falls_back(folder, limits=limits)
+            self.assertEqual(os.listdir(folder), [])
+
+    def test_no_descriptor_left(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = report_of(
+                f"""
+                setup('1', log_dir={folder!r})
+                kept = []
+                try:
+                    while True:
+                        kept.append(os.dup(0))
+                except OSError:
+                    pass
+                hold()
+            """,
+                limits=functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (64, 64)),
+            )
+        self.assertIn('Too many open files', text)
+        self.assertIn('open files = 64 of 64', text)
+
+    def test_files_are_private_and_unique_and_follow_no_link(self):
+        with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile() as target:
+            with Child(f"""
+                os.umask(0o777)
+                os.chdir({folder!r})
+                setup('1', 'my/service', log_dir='.')
+                gmr.TextGuruMeditation.timestamp_fmt = 'NOW'
+                os.symlink({target.name!r}, 'my_service_gurumeditation_NOW_%d' % os.getpid())
+                os.chdir('/')
+                hold()
+            """) as child:
+                child.wait_ready()
+                for count in range(1, 4):
+                    os.kill(child.pid, signal.SIGUSR2)
+                    child.wait_for(lambda: child.err.count(b'\n') == count, 'a path')  # noqa: B023
+                self.assertEqual(child.finish(), 0)
+            stem = os.path.join(os.path.realpath(folder), f'my_service_gurumeditation_NOW_{child.pid}')
+            expected = [f'{stem}_{count}' for count in (2, 3, 4)]
+            self.assertEqual(child.err.decode().splitlines(), [f'Guru Meditation Report: {path}' for path in expected])
+            for path in expected:
+                self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+                with open(path, encoding='utf-8') as file:
+                    self.assertTrue(file.read().endswith(END))
+            self.assertEqual(target.read(), b'')
+
+    def test_the_configuration_may_name_it(self):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Child(f"""
+            setup('1', conf={{'oslo_reports': {{'log_dir': {folder!r}}}}})
+            hold()
+        """) as child,
+        ):
+            os.kill(child.wait_ready().pid, signal.SIGUSR2)
+            child.wait_for(lambda: child.err.count(b'\n') == 1, 'a path')
+            self.assertEqual(len(os.listdir(folder)), 1)
+            self.assertEqual(child.finish(), 0)
+
+
+class InterruptedTest(unittest.TestCase):
+    """The signal arrives at the worst moment."""
+
+    def check(self, body, count=1, **options):
+        with Child(body, **options) as child:
+            child.wait_ready()
+            texts = [child.signal() for _ in range(count)]
+            self.assertEqual(child.finish(), 0, child.text())
+        return texts
+
+    def test_ten_frames_below_the_recursion_limit(self):
+        self.check(
+            """
+            setup('1')
+            def descend(n):
+                if n:
+                    descend(n - 1)
+                else:
+                    hold()
+            sys._getframe()
+            def depth():
+                frame, n = sys._getframe(), 0
+                while frame:
+                    frame, n = frame.f_back, n + 1
+                return n
+            descend(sys.getrecursionlimit() - depth() - 13)
+            assert sys.getrecursionlimit() == 1000
+            assert gc.isenabled()
+        """,
+            count=2,
+        )
+
+    def test_holding_the_lock_of_the_thread_registry_or_of_logging_or_of_an_import(self):
+        for lines in (
+            'with threading._active_limbo_lock: hold()',
+            'import logging; h = logging.StreamHandler(); logging.getLogger().addHandler(h)\nwith h.lock: hold()',
+            "import importlib._bootstrap as b\nlock = b._get_module_lock('json')\nlock.acquire()\nhold()\nlock.release()",
+        ):
+            with self.subTest(lines):
+                self.check(f"setup('1')\n{lines}")
+
+    def test_a_burst_of_signals_gives_whole_reports_one_after_the_other(self):
+        with Child("""
+            setup('1')
+            hold()
+            hold()
+        """) as child:
+            child.wait_ready()
+            for _ in range(100):
+                os.kill(child.pid, signal.SIGUSR2)
+            child.process.stdin.write(b'-')
+            child.process.stdin.flush()
+            child.wait_ready(2)
+            child.wait_for(child.reports, 'a report')
+            self.assertEqual(child.finish(), 0)
+        text = child.err.decode()
+        self.assertEqual(text.count('Guru Meditation'), text.count(END))
+        self.assertEqual(len(TITLE.findall(text)), text.count(END) * 6)
+
+    def test_threads_start_and_end_and_fork_all_the_time(self):
+        self.check(
+            """
+            stop = []
+            def churn():
+                while not stop:
+                    thread = threading.Thread(target=int)
+                    thread.start()
+                    thread.join()
+            def fork():
+                while not stop:
+                    pid = os.fork()
+                    if not pid:
+                        os._exit(0 if gc.isenabled() and gmr._turn and sys.getrecursionlimit() == 1000 else 1)
+                    if os.waitpid(pid, 0)[1]:
+                        os._exit(9)
+            threads = [threading.Thread(target=work) for work in (churn, churn, fork)]
+            for thread in threads:
+                thread.start()
+            setup('1')
+            hold()
+            stop.append(1)
+            for thread in threads:
+                thread.join()
+        """,
+            count=20,
+        )
+
+    def test_during_interpreter_exit(self):
+        with Child("""
+            import atexit
+            atexit.register(hold)
+            setup('1')
+        """) as child:
+            child.wait_ready().signal()
+            self.assertEqual(child.finish(), 0)
+
+    def test_no_thread_can_be_started(self):
+        text = self.check("""
+            import resource
+            gmr.register_section('In Place', lambda: 'made')
+            setup('1')
+            gmr._thread.start_new_thread = None
+            gmr._native_start = None
+            hold()
+        """)[0]
+        self.assertIn('made\n', text)
+        self.check("""
+            import resource
+            setup('1')
+            resource.setrlimit(resource.RLIMIT_AS, (int(open('/proc/self/statm').read().split()[0]) * 4096 + 500_000,) * 2)
+            hold()
+        """)
+
+    def test_what_other_signals_handlers_raise_reaches_the_program_and_not_the_report(self):
+        with Child("""
+            def alarm(signum, frame):
+                raise TimeoutError('of the program')
+            signal.signal(signal.SIGALRM, alarm)
+            gmr.register_section('Alarm', lambda: os.kill(os.getpid(), signal.SIGALRM) or time.sleep(0.2) or 'asked for')
+            setup('1')
+            try:
+                hold()
+            except TimeoutError:
+                os.write(1, b'caught')
+            assert gc.isenabled() and sys.getrecursionlimit() == 1000
+            hold()
+        """) as child:
+            text = child.wait_ready().signal()
+            self.assertEqual(sections(text)['Alarm'], 'asked for\n')
+            child.wait_ready(2).signal()
+            self.assertIn(b'caught', child.out)
+
+    def test_the_heap_holds_horrors(self):
+        self.check(
+            """
+            import weakref
+            %s
+            class Meta(type):
+                def __hash__(cls): os._exit(3)
+                def __eq__(cls, other): os._exit(4)
+            class Horror(metaclass=Meta):
+                __class__ = property(lambda self: os._exit(5))
+                def __getattr__(self, name): os._exit(6)
+            kept = [Horror() for n in range(10)]
+            class Dies: pass
+            dies = Dies()
+            proxy = [weakref.proxy(dies)]
+            del dies
+            setup('1')
+            hold()
+        """
+            % ('import greenlet' if greenlet else '')
+        )
+
+    def test_source_that_cannot_be_read_safely(self):
+        with tempfile.TemporaryDirectory() as folder:
+            fifo, bad = os.path.join(folder, 'fifo.py'), os.path.join(folder, 'bad.py')
+            os.mkfifo(fifo)
+            with open(bad, 'wb') as file:
+                file.write(b'hold()  # \xff\xfe\n')
+            text = self.check(f"""
+                setup('1')
+                def nest(*names):
+                    code = compile('nest(*names)' if names[1:] else 'hold()', names[0], 'exec')
+                    exec(code, dict(nest=nest, names=names[1:], hold=hold))
+                nest({fifo!r}, '/dev/zero', {folder!r} + '/deleted.py', '<string>', {bad!r})
+            """)[0]
+        self.assertIn(f'{fifo}:1 in <module>\n    (source not found)', text)
+        self.assertIn('/dev/zero:1 in <module>\n    (source not found)', text)
+        self.assertIn('/deleted.py:1 in <module>\n    (source not found)', text)
+        self.assertIn('<string>:1 in <module>\n    (source not found)', text)
+        self.assertIn('bad.py:1 in <module>\n    `hold()', text)
+
+    def test_source_in_a_zip_archive_is_shown(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, 'archive.zip')
+            with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr('package/__init__.py', '')
+                archive.writestr('package/inside.py', 'def work(hold):\n    hold()  # shown from the archive\n')
+            text = self.check(f"""
+                sys.path.insert(0, {path!r})
+                from package import inside
+                setup('1')
+                inside.work(hold)
+            """)[0]
+        self.assertIn('`hold()  # shown from the archive`', text)
+
+
+class AftermathTest(unittest.TestCase):
+    def test_a_forked_child_reports_itself_under_its_own_pid(self):
+        with Child("""
+            setup('1')
+            pid = os.fork()
+            if pid == 0:
+                hold()
+                os._exit(0)
+            os.write(1, b'%d ' % pid)
+            os.waitpid(pid, 0)
+        """) as child:
+            child.wait_ready()
+            child.wait_for(lambda: re.search(rb'\d+ ', child.out), 'the pid')
+            pid = int(re.search(rb'(\d+) ', child.out)[1])
+            os.kill(pid, signal.SIGUSR2)
+            child.wait_for(child.reports, 'a report')
+            self.assertIn(f'Process {pid} (under {child.pid})', child.err.decode())
+            self.assertEqual(child.finish(), 0)
+
+    def test_five_hundred_reports_leave_nothing_behind(self):
+        with Child("""
+            def resources():
+                gc.collect()
+                with open('/proc/self/status') as file:
+                    status = dict(line.split(':', 1) for line in file)
+                return len(os.listdir('/proc/self/fd')), int(status['Threads']), len(gc.get_objects()), int(status['VmRSS'].split()[0])
+            def reports(count):
+                for n in range(count):
+                    signal.raise_signal(signal.SIGUSR2)
+            handlers = [signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGUSR2]
+            def boom():
+                try:
+                    1 / 0
+                finally:
+                    raise SystemExit
+            gmr.register_section('Fails', boom)
+            setup('1', conf={'a': 1})
+            reports(20)
+            time.sleep(0.1)
+            before = resources()
+            reports(500)
+            while len(os.listdir('/proc/self/task')) > 1:
+                time.sleep(0.01)
+            after = resources()
+            assert after[0] <= before[0], (before, after)
+            assert after[1] <= before[1], (before, after)
+            assert after[2] <= before[2] + 50, (before, after)
+            assert after[3] <= before[3] + 8000, (before, after)
+            assert gc.isenabled() and sys.getrecursionlimit() == 1000
+            assert handlers == [signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGUSR2]
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            gc.garbage.clear()
+            reports(3)
+            gc.collect()
+            assert not [o for o in gc.garbage if type(o).__name__ in ('frame', 'traceback')], list(map(type, gc.garbage))
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text()[-3000:])
+
+    def test_no_thread_exists_while_nothing_is_asked(self):
+        with Child("""
+            setup('1')
+            gmr.TextGuruMeditation('1').run()
+            while len(os.listdir('/proc/self/task')) > 1 or len(sys._current_frames()) > 1:
+                time.sleep(0.01)
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text())
+
+
+class SecretsTest(unittest.TestCase):
+    """Each row: what a program shows, and exactly what appears."""
+
+    def check(self, rows):
+        for value, shown in rows:
+            with self.subTest(value=value):
+                self.assertEqual(report_on(value), shown)
+
+    def test_values_under_a_secret_name_are_hidden_at_any_depth(self):
+        for name in (
+            'password', 'DB_PASSWORD', 'passphrase', 'client_secret', 'token', 'x-auth-token', 'api_key', 'apiKey', 'API-Key',
+            'private_key', 'access_key', 'aws_secret_access_key', 'credentials', 'Authorization', 'Set-Cookie', 'session_id',
+            'signature', 'salt', 'SENTRY_DSN', 'passwd', 'db_pass', 'pwd',
+        ):  # fmt: skip
+            self.check(
+                [({'a': [{name: 'x'}]}, f'a =\n  [dict]\n    {name} = ***'), ({name: ['x', {'y': 1}]}, f'{name} = ***')]
+            )
+        self.check(
+            [
+                ({'token': 5}, 'token = ***'),
+                ({'token': b'abc'}, 'token = ***'),
+                ({b'token': 'abc'}, 'token = ***'),
+                (
+                    [('Authorization', 'Basic abc'), ('Host', 'h')],
+                    '[list]\n  Authorization\n  ***\n[list]\n  Host\n  h',
+                ),
+                (['prog', '--password', 'hunter2', '-v'], 'prog\n--password\n***\n-v'),
+                (['prog', '--api-key=abc'], 'prog\n--api-key=***'),
+            ]
+        )
+
+    def test_what_is_not_set_stays_and_so_does_what_is_no_secret(self):
+        self.check(
+            [
+                ({'password': None}, 'password = None'),
+                ({'password': ''}, 'password = '),
+                ({'password': False}, 'password = False'),
+                ({'password': []}, 'password = []'),
+                ({'host': 'h', 'port': 5432, 'user': 'u'}, 'host = h\nport = 5432\nuser = u'),
+                ('http://h:80/a@b', 'http://h:80/a@b'),
+                ('https://user@h/path', 'https://user@h/path'),
+                ('postgresql://h:5432/db', 'postgresql://h:5432/db'),
+                ('password=None, token=', 'password=None, token='),
+                ('the passwords match', 'the passwords match'),
+                (['prog', '--port', '80'], 'prog\n--port\n80'),
+            ]
+        )
+
+    def test_secrets_inside_longer_texts_are_hidden(self):
+        self.check([
+            ('mysql://u:p@h:3306/d', 'mysql://u:***@h:3306/d'),
+            ('redis://:p@h:6379/0', 'redis://:***@h:6379/0'),
+            ('amqp://u:p@q@h//', 'amqp://u:***@h//'),
+            ('rabbit://u:p@h1:5672,u2:p2@h2:5672/', 'rabbit://u:***@h2:5672/'),
+            ('postgres://u:p/w@h/d', 'postgres://u:***@h/d'),
+            (b'mysql://u:p@h/d', 'mysql://u:***@h/d'),
+            ('host=h password=hunter2 dbname=d', 'host=h password=*** dbname=d'),
+            ("host=h password='hunter 2' dbname=d", "host=h password='***' dbname=d"),
+            ('Server=s;UID=sa;PWD=hunter2;Database=d', 'Server=s;UID=sa;PWD=***;Database=d'),
+            ('https://h/p?token=abc&page=2', 'https://h/p?token=***&page=2'),
+            ("{'password': 'hunter2', 'port': 1}", "{'password': '***', 'port': 1}"),
+            ('{"api_key": "abc", "port": 1}', '{"api_key": "***", "port": 1}'),
+            ('Config(password=abc, user=u)', 'Config(password=***, user=u)'),
+            ('run --password hunter2 --port 80', 'run --password *** --port 80'),
+            ('Authorization: Bearer abc.def', 'Authorization: ***'),
+            ('Cookie: a=b; c=d', 'Cookie: ***'),
+            ('password: correct horse\nuser: u', 'password: ***\nuser: u'),
+            ({'key': 'mysql://u:p@h'}, 'key = mysql://u:***@h'),
+            ({'mysql://u:p@h': 1}, 'mysql://u:***@h = 1'),
+        ])  # fmt: skip
+
+    def test_exception_texts_and_literals_in_source_lines(self):
+        def connect(**options):
+            raise ConnectionError(f'cannot connect: {options}')
+
+        shown = report_on(lambda: connect(password='hunter2', user='me'))
+        self.assertIn("ConnectionError: cannot connect: {'password': '***', 'user': 'me'}\n", shown)
+        self.assertNotIn('hunter2', shown)
+
+    def test_a_program_may_replace_the_pattern(self):
+        with unittest.mock.patch.object(gmr, 'SECRET_NAMES', re.compile('flavour')):
+            self.assertEqual(report_on({'flavour': 'x', 'password': 'y', 'text': 'FLAVOUR=a flavour=b'}),
+                             'flavour = ***\npassword = y\ntext = FLAVOUR=a flavour=***')  # fmt: skip
 
 
 if __name__ == '__main__':
