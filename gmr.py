@@ -26,7 +26,6 @@ import functools
 import gc
 import io
 import itertools
-import linecache
 import math
 import operator
 import os
@@ -37,13 +36,15 @@ import stat
 import sys
 import threading
 import time
-import traceback
 import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
 
+TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 try:
     import posix as _os  # eventlet replaces os.open and os.write; nobody replaces the C functions under them
 except ImportError:  # Windows
@@ -57,12 +58,11 @@ except ImportError:  # Windows
 __all__ = ['GuruMeditation', 'JSONGuruMeditation', 'TextGuruMeditation', 'register_section', 'setup_autorun']
 __version__ = '1.0.0'
 
-# A value is hidden if its name holds a match. A program may replace the pattern.
-SECRET_NAMES = re.compile(
+# A value is hidden if its name, in lower case, holds a match. A program may replace the pattern.
+SECRET_NAMES = (
     r'passw|passphrase|passcode|pass(?![a-z])|pwd|pw(?![a-z])|secret|token|credential|authorization|cookie|session|jwt'
     r'|signature|salt|dsn|(?:api|access|private|account|auth|encryption|fernet|hmac|host|master|pass|shared|signing|ssh'
-    r'|subscription)[-_. ]?key',
-    re.IGNORECASE,
+    r'|subscription)[-_. ]?key'
 )
 _HIDDEN = '***'
 _WIDTH = 72  # columns of a title
@@ -94,41 +94,11 @@ _WRITE_SIGNALS = {getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGT
 _Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
 
 
-class _Frame(NamedTuple):
-    """One frame of a stack; `repeated`: how often it stands there in a row."""
-
-    file: str
-    line: int | None
-    name: str
-    code: str | None
-    repeated: int = 1
-
-
-class _Entry(NamedTuple):
-    """The threads, green threads or tasks that have the same stack: how many, facts of the first, the stack."""
-
-    kind: str
-    number: int
-    members: list[dict[str, object]]
-    stack: list[_Frame]
-
-
-class _Failure(NamedTuple):
-    """What stands in the place of a section that could not be made: what went wrong, and where."""
-
-    error: str
-    stack: list[_Frame]
-
-
-class _Process(NamedTuple):
-    """A process and its children."""
-
-    pid: int
-    parent: int
-    user: str
-    uid: int
-    state: str
-    children: list[_Process]
+# Plain data with a layout of its own.
+_Frame = namedtuple('_Frame', 'file line name code repeated', defaults=(1,))  # repeated: times in a row
+_Entry = namedtuple('_Entry', 'kind number members stack')  # threads, green threads or tasks with the same stack
+_Failure = namedtuple('_Failure', 'error stack')  # in the place of a section that could not be made
+_Process = namedtuple('_Process', 'pid parent user uid state children')
 
 
 class _Configuration(dict[str, object]):
@@ -142,14 +112,8 @@ class _NoThreadError(Exception):
     """No helper thread can be had: monkey-patched, out of memory or processes, or the interpreter ends."""
 
 
-class _Helper(NamedTuple):
-    """A call under way in a helper thread. It holds what it calls, so that the ids in its key stay taken."""
-
-    call: Callable[[], object]
-    since: float
-    ident: list[int]
-
-
+# A call under way in a helper thread. It holds what it calls, so that the ids in its key stay taken.
+_Helper = namedtuple('_Helper', 'call since ident')
 _helpers: dict[object, _Helper] = {}
 
 
@@ -230,7 +194,10 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except BaseException as error:  # SystemExit and the Timeouts of gevent and eventlet are BaseExceptions
-        steps = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+        steps, trace = [], error.__traceback__
+        while trace:
+            steps.append((trace.tb_frame.f_code, trace.tb_lineno))
+            trace = trace.tb_next
         foreign = [step for step in steps if step[0].co_filename != _HERE]
         return _Failure(_error_text(error), _Source().stack(reversed(foreign or steps)))
 
@@ -543,14 +510,21 @@ def _capture_threads(frame: types.FrameType | None) -> list[tuple[int, _Stack]]:
 def _find_on_heap() -> list[Any]:
     """Return all greenlets, in one pass over the heap, and none where no such type is loaded.
 
-    It goes by the id of the exact type: isinstance() asks o.__class__, and a set of types asks a metaclass's __hash__,
-    both of which may be foreign code.
+    It goes by the exact type: isinstance() asks o.__class__, which may be foreign code. So may the hash of a type, if
+    its metaclass defines one; then it goes by the id of the type, which takes three times as long.
     """
     kinds = [kind for kind in (getattr(sys.modules.get('greenlet'), 'greenlet', None),) if isinstance(kind, type)]
-    for kind in kinds:
-        kinds.extend(type.__subclasses__(kind))
-    objects = gc.get_objects() if kinds else []
+    metaclasses = type.__subclasses__(type)
+    for some in (kinds, metaclasses):
+        for kind in some:
+            some.extend(type.__subclasses__(kind))
+    objects: list[Any] = gc.get_objects() if kinds else []
+    if {'__hash__', '__eq__'}.isdisjoint(itertools.chain.from_iterable(map(_NAMESPACE, metaclasses))):
+        return list(itertools.compress(objects, map(set(kinds).__contains__, map(type, objects))))
     return list(itertools.compress(objects, map(set(map(id, kinds)).__contains__, map(id, map(type, objects)))))
+
+
+_NAMESPACE = type.__dict__['__dict__'].__get__  # a metaclass may make a property of __dict__
 
 
 class _Grouper:
@@ -582,19 +556,22 @@ class _Source:
 
     def stack(self, stack: Iterable[tuple[types.CodeType, int]]) -> list[_Frame]:
         """Return a captured stack as plain data, oldest frame first."""
-        runs = itertools.groupby(reversed(list(stack)), key=lambda step: (id(step[0]), step[1]))
-        return [self.frame(*next(run))._replace(repeated=1 + sum(1 for _ in run)) for _, run in runs]
+        frames = [self.frames.get((id(code), line)) or self.frame(code, line) for code, line in stack]
+        frames.reverse()
+        if not any(map(operator.is_, frames, frames[1:])):
+            return frames
+        runs = [list(run) for _, run in itertools.groupby(frames, key=id)]
+        return [run[0]._replace(repeated=len(run)) for run in runs]
 
     def frame(self, code: types.CodeType, line: int) -> _Frame:
         """Return one frame, with its source line."""
-        key, name = (id(code), line), code.co_filename
-        if key not in self.frames:
-            if name not in self.files:
-                self.files[name] = _read_lines(name)
-            text = ''.join(self.files[name][line - 1 : line]) if line else ''
-            text = _clean(_redact(text.strip()[:_MAX_LINE], literals=True))
-            self.frames[key] = _Frame(_clean(name), line, _clean(code.co_name), text or None)
-        return self.frames[key]
+        name = code.co_filename
+        if name not in self.files:
+            self.files[name] = _read_lines(name)
+        text = ''.join(self.files[name][line - 1 : line]) if line else ''
+        text = _clean(_redact(text.strip()[:_MAX_LINE], literals=True))
+        frame = self.frames[id(code), line] = _Frame(_clean(name), line, _clean(code.co_name), text or None)
+        return frame
 
 
 def _read_lines(name: str) -> list[str]:
@@ -603,9 +580,10 @@ def _read_lines(name: str) -> list[str]:
     linecache would open whatever the name says, wait for ever on a FIFO, and keep all that it reads.
     """
     try:
-        entry = linecache.cache.get(name) if name != '<string>' else None  # a name that all exec() shares
+        cache = getattr(sys.modules.get('linecache'), 'cache', {})
+        entry = cache.get(name) if name != '<string>' else None  # a name that all exec() shares
         if entry and len(entry) == 4 and entry[1] is None:  # no file: put there by IPython and the like
-            return entry[2]
+            return list(entry[2])
         text = (_read_zipped(name) or _read(name)).decode('utf-8', 'replace').lstrip('\ufeff')
         return io.StringIO(text, newline=None).read().split('\n')
     except Exception:  # a report without a source line is better than none; loaders raise what they like
@@ -632,15 +610,15 @@ def _read_zipped(name: str) -> bytes | None:
 
 # -- Collect: where foreign objects become plain data, without secrets ---
 
-_CONTROL = re.compile('[\0-\x08\x0b-\x1f\x7f-\x9f]')  # would move the cursor of the terminal that shows the report
+# Patterns are compiled when they are first needed, and kept by re.
+_CONTROL = '[\0-\x08\x0b-\x1f\x7f-\x9f]'  # would move the cursor of the terminal that shows the report
 # The password in a URL: up to the last @ of the authority, or of the whole word if the password holds a raw slash.
-_URL_PASSWORD = re.compile(r'(://(?!\[)[^\s/?#:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)')
-_PRIVATE_KEY = re.compile(r'(-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----).*?(?=-----END|\Z)', re.DOTALL)
-_BEARER = re.compile(r'(\bbearer\s+)[^\s"\',;]+', re.IGNORECASE)
+_URL_PASSWORD = r'(://(?!\[)[^\s/?#:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)'
+_PRIVATE_KEY = r'(?s)(-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----).*?(?=-----END|\Z)'
+_BEARER = r'(?i)(\bbearer\s+)[^\s"\',;]+'
 _NEXT = r'[&;](?:\s?[\w.%-]{1,64}=|\s|$)'  # the next assignment in a URL or an ODBC string ends the one before
 _END = rf'(?=[,)\]}}>"\']{{0,8}}(?:(?<!\\)\s|$|{_NEXT}))'
-_ASSIGNED = re.compile(  # what follows a secret name: its rest, a separator, and a value
-    rf"""[\w.-]{{0,64}}
+_ASSIGNED = rf"""(?isx)[\w.-]{{0,64}}  # what follows a secret name: its rest, a separator, and a value
     (?P<separator> \\{{0,15}}["']?\]?\s{{0,64}}
         (?:=>|:=|==?|!=|:|(?<=["']),(?=\s?(?:[bruf]{{0,2}}["']|[\[({{])))\s{{0,64}}  # the comma is one in a pair
         | \s{{1,8}})  # after an option
@@ -649,58 +627,68 @@ _ASSIGNED = re.compile(  # what follows a secret name: its rest, a separator, an
         | [bruf]{{0,2}}'(?P<single>(?:[^'\\]|\\.)*)
         | (?P<plain>(?:none|null|true|false|(?:(?<=["']:)|(?<=["']:\ ))[\w.+-]+)(?=[,;&)}}\]\s]|$))
         | (?P<nested>[\w.]{{0,64}}[\[({{](?:[^][(){{}}]|[\[({{][^][(){{}}]*[\])}}])*[\])}}])
-        | (?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:\\\s|(?!{_NEXT})\S)+?{_END}))""",
-    re.IGNORECASE | re.DOTALL | re.VERBOSE,
-)
-_LINE_START = re.compile(r'(?:^|\n)[\w\s."\'-]{0,64}$')
-_OPTION_START = re.compile(r'(?:^|\s)["\']?--?[\w-]{0,64}$')
-_PAIR_START = re.compile(r'(?:[(\[]\s?[bruf]?\\*["\'][\w.-]{0,64}|["\']--?[\w-]{0,64})$')
-_REST_OF_LINE = re.compile(r'[^\r\n]*')
-_OPTION = re.compile(r'-{0,2}[\w.-]{1,64}=')
-_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
+        | (?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:\\\s|(?!{_NEXT})\S)+?{_END}))"""
+_LINE_START = r'(?:^|\n)[\w\s."\'-]{0,64}$'
+_OPTION_START = r'(?:^|\s)["\']?--?[\w-]{0,64}$'
+_PAIR_START = r'(?:[(\[]\s?[bruf]?\\*["\'][\w.-]{0,64}|["\']--?[\w-]{0,64})$'
+_OPTION = r'-{0,2}[\w.-]{1,64}='
+_LITERAL = r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\''
 _UNSET = {'', 'none', 'true', 'false', 'null', '[]', '()', '{}', 'set()', '%s', '%r', _HIDDEN}
 
 
 def _clean(text: str) -> str:
-    return _CONTROL.sub(lambda match: f'\\x{ord(match[0]):02x}', text)
+    return re.sub(_CONTROL, lambda match: f'\\x{ord(match[0]):02x}', text)
+
+
+def _is_secret(name: str) -> bool:
+    return re.search(SECRET_NAMES, name.lower()) is not None
 
 
 def _redact(text: str, literals: bool = False) -> str:
     """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
-    text = _LITERAL.sub(lambda match: _redact(match[0]), text) if literals else _PRIVATE_KEY.sub(rf'\1{_HIDDEN}', text)
-    text = _BEARER.sub(rf'\1{_HIDDEN}', _URL_PASSWORD.sub(rf'\1{_HIDDEN}@', text))
+    if literals:
+        text = re.sub(_LITERAL, lambda match: _redact(match[0]), text)
+    text = re.sub(_PRIVATE_KEY, rf'\1{_HIDDEN}', text)
+    text = re.sub(_URL_PASSWORD, rf'\1{_HIDDEN}@', text)
+    text = re.sub(_BEARER, rf'\1{_HIDDEN}', text)
     pieces, end = [], 0
-    for name in _names_in(text):
-        found = _ASSIGNED.match(text, name.end()) if name.start() >= end else None
+    lower = text.lower()  # in lower case the search is ten times faster, but a few letters grow in it
+    grown = len(lower) != len(text)
+    names = re.finditer(SECRET_NAMES, text if grown else lower, re.IGNORECASE if grown else 0)
+    for name in names:
+        found = re.compile(_ASSIGNED).match(text, name.end()) if name.start() >= end else None
         if not found or (literals and found.lastgroup in ('word', 'nested', 'plain')):
             continue
         first, last = found.span(found.lastgroup or 0)
         separator, before = found['separator'], text[max(0, name.start() - 64) : name.start()]
-        if separator.isspace() and not _OPTION_START.search(before):
+        if separator.isspace() and not re.search(_OPTION_START, before):
             if found['word'] or not name[0].lower().startswith('pass'):  # PASSWORD 'x' is SQL
                 continue
-        elif ',' in separator and not _PAIR_START.search(before):
+        elif ',' in separator and not re.search(_PAIR_START, before):
             continue
         header = ':' in separator and name[0].lower() in ('authorization', 'cookie')
-        if found['word'] and (header or (separator.strip() and separator[-1].isspace() and _LINE_START.search(before))):
-            last = _REST_OF_LINE.match(text, first).end()  # type: ignore[union-attr]
+        if found['word'] and (
+            header or (separator.strip() and separator[-1].isspace() and re.search(_LINE_START, before))
+        ):
+            last = text.find('\n', last)
+            last = len(text) if last < 0 else last
         if text[first:last].strip().lower() not in _UNSET:
             pieces += [text[end:first], _HIDDEN]
             end = last
     return ''.join([*pieces, text[end:]])
 
 
-def _names_in(text: str) -> Iterator[re.Match[str]]:
-    """Yield the secret names in a text. In lower case the search is ten times faster than with IGNORECASE."""
-    lower = text.lower()
-    if SECRET_NAMES.flags & re.IGNORECASE and SECRET_NAMES.pattern.islower() and len(lower) == len(text):
-        return re.compile(SECRET_NAMES.pattern, SECRET_NAMES.flags & ~re.IGNORECASE).finditer(lower)
-    return SECRET_NAMES.finditer(text)
-
-
 def _error_text(error: BaseException) -> str:
-    """Return an exception's type and message, as Python writes them."""
-    return _clean(_redact(''.join(traceback.format_exception_only(type(error), error)).rstrip()))
+    """Return an exception's type and message."""
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.{kind.__qualname__}'
+    )
+    try:
+        message = str(error)
+    except BaseException:  # it runs foreign code
+        message = '(its text cannot be had)'
+    return f'{name}: {_clean(_redact(message))}' if message else name
 
 
 class _Converter:
@@ -746,7 +734,7 @@ class _Converter:
             name = key if isinstance(key, str) else str(self.convert(key))
             if self.left < 0:
                 return {**result, '...': 'cut'}
-            hidden = secret or name in declared or SECRET_NAMES.search(name) is not None
+            hidden = secret or name in declared or _is_secret(name)
             result[_clean(_redact(name))] = self.convert(_attempt(operator.getitem, value, key), hidden)
         return result
 
@@ -759,14 +747,14 @@ class _Converter:
             for item in value:
                 if self.left < 0:
                     return [*result, '... (cut)']
-                option = _OPTION.match(item) if isinstance(item, str) else None
-                if option and SECRET_NAMES.search(option[0]):  # the value may hold spaces
+                option = re.match(_OPTION, item) if isinstance(item, str) else None
+                if option and _is_secret(option[0]):  # the value may hold spaces
                     result.append(option[0] + str(self.convert(item[option.end() :], True)))
                 else:
                     result.append(self.convert(item, secret))
                 name = str(result[-1]) if isinstance(item, (str, bytes, bytearray)) else ''
                 named = (name.startswith('-') and '=' not in name) or (pair and len(result) == 1)
-                secret = named and SECRET_NAMES.search(name) is not None
+                secret = named and _is_secret(name)
         except BaseException as error:  # what came before appears
             result.append(f'({_error_text(error)})')
         return result
@@ -780,8 +768,8 @@ def _resolve_version(version: object) -> object:
 
     It is done beforehand, since it imports modules and opens files.
     """
-    if not isinstance(version, str):
-        return version
+    if not isinstance(version, str) or re.match(r'v?\d+(\.|$)', version):
+        return types.SimpleNamespace(version_string=version) if isinstance(version, str) else version
     from importlib import metadata  # costs more than all the rest of this file
 
     try:
@@ -820,7 +808,11 @@ def _collect_threads(
     """What is every thread doing?"""
     registry = dict(threading._active)  # type: ignore[attr-defined]  # without its lock, which the program may hold
     main = threading.main_thread()
-    handled = _bounded(_handled_exceptions, timeout=timeout)
+    current: dict[int, Any] = getattr(sys, '_current_exceptions', dict)()  # CPython 3.10; a tuple before 3.12
+    errors = {ident: error[1] if isinstance(error, tuple) else error for ident, error in current.items()}
+    errors = {ident: error for ident, error in errors.items() if error is not None}
+    handled = _bounded(_error_texts, errors, timeout=timeout, key='errors') if errors else {}
+    del current, errors
     interrupted = shown if shown != _thread_of(sys._getframe()) else None
     grouper = _Grouper()
     for ident, stack in stacks:
@@ -845,13 +837,9 @@ def _collect_threads(
     return grouper.entries('Thread', describe, source)
 
 
-def _handled_exceptions() -> dict[int, str]:
-    """Return the exceptions that threads are handling. The text of an exception is foreign code."""
-    current: dict[int, Any] = getattr(
-        sys, '_current_exceptions', dict
-    )()  # CPython 3.10; until 3.11 with type and traceback
-    errors = {ident: error[1] if isinstance(error, tuple) else error for ident, error in current.items()}
-    return {ident: _error_text(error) for ident, error in errors.items() if error is not None}
+def _error_texts(errors: dict[int, BaseException]) -> dict[int, str]:
+    """Return the texts of the exceptions that threads are handling. They are foreign code."""
+    return {ident: _error_text(error) for ident, error in errors.items()}
 
 
 def _capture_greenlets(
@@ -884,9 +872,10 @@ def _collect_greenlets(captured: tuple[_Grouper, dict[str, int]], source: _Sourc
 
 def _collect_processes(timeout: float) -> dict[str, object]:
     """What process is this, since when, and what does it consume?"""
-    facts: dict[str, object] = {'process': _process_tree(timeout), 'time': _iso_time(time.time())}
+    tree = _process(os.getpid(), os.getppid(), 'running', {}, timeout)
+    facts: dict[str, object] = {'process': tree, 'time': _iso_time(time.time())}
     with contextlib.suppress(OSError, ValueError, IndexError):
-        uptime = float(_read('/proc/uptime').split()[0]) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
+        uptime = float(_read_proc('/proc/uptime').split()[0]) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
         facts.update({'start time': _iso_time(time.time() - uptime), 'uptime': f'{uptime:.0f} s'})
     arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *sys.argv]  # CPython 3.10
     facts['command line'] = ' '.join(map(str, _Converter().sequence(arguments)))
@@ -897,7 +886,7 @@ def _collect_processes(timeout: float) -> dict[str, object]:
         facts['platform'] = ' '.join(os.uname())
     facts['cpu seconds'] = round(time.process_time(), 2)
     with contextlib.suppress(OSError, ValueError, IndexError):
-        facts['resident memory'] = f'{int(_read("/proc/self/statm").split()[1]) * _PAGE / 2**20:.1f} MiB'
+        facts['resident memory'] = f'{int(_read_proc("/proc/self/statm").split()[1]) * _PAGE / 2**20:.1f} MiB'
     if resource is not None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
         facts['peak resident memory'] = f'{peak / (2**20 if sys.platform == "darwin" else 2**10):.1f} MiB'
@@ -917,33 +906,42 @@ def _iso_time(moment: float) -> str:
 
 def _stat_fields(path: str) -> list[str]:
     """Return the fields of a stat file in /proc, from the state on; the name before it may hold anything."""
-    return _read(path).rpartition(b')')[2].decode('ascii').split()
+    return _read_proc(path).rpartition(b')')[2].decode('ascii').split()
 
 
-def _process_tree(timeout: float) -> _Process:
-    """Return this process with its children, and theirs."""
-    children: dict[int, list[tuple[int, str]]] = {}
-    with contextlib.suppress(OSError):
-        for name in filter(str.isdigit, os.listdir('/proc')):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                state, parent = _stat_fields(f'/proc/{name}/stat')[:2]
-                children.setdefault(int(parent), []).append((int(name), _STATES.get(state, state)))
-    return _process(os.getpid(), os.getppid(), 'running', children, {}, timeout)
-
-
-def _process(
-    pid: int, parent: int, state: str, children: dict[int, list[tuple[int, str]]], names: dict[int, str], timeout: float
-) -> _Process:
+def _read_proc(path: str) -> bytes:
+    descriptor = _os.open(path, os.O_RDONLY)
     try:
-        uid = os.getuid() if parent == os.getppid() else os.stat(f'/proc/{pid}').st_uid
+        return _os.read(descriptor, 1 << 16)
+    finally:
+        _os.close(descriptor)
+
+
+def _child_pids(pid: int) -> list[int]:
+    """Return the children of a process: its threads' own, which is cheaper than to look at all processes."""
+    pids: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f'/proc/{pid}/task'):
+            with contextlib.suppress(OSError):
+                pids.extend(map(int, _read_proc(f'/proc/{pid}/task/{thread}/children').split()))
+    return sorted(pids)
+
+
+def _process(pid: int, parent: int, state: str, names: dict[int, str], timeout: float) -> _Process:
+    """Return a process with its children, and theirs."""
+    try:
+        uid = os.getuid() if pid == os.getpid() else _os.stat(f'/proc/{pid}').st_uid
     except (OSError, AttributeError):
         uid = -1
     if uid not in names:  # the data base of users may be on a server that does not answer
         name = _bounded(_user_name, uid, timeout=timeout, key=('user', uid))
         names[uid] = name if isinstance(name, str) else str(uid)
-    below = sorted(children.get(pid, []))
-    tree = [_process(child, pid, its_state, children, names, timeout) for child, its_state in below]
-    return _Process(pid, parent, names[uid], uid, state, tree)
+    children = []
+    for child in _child_pids(pid):
+        with contextlib.suppress(OSError, IndexError):
+            letter = _stat_fields(f'/proc/{child}/stat')[0]
+            children.append(_process(child, pid, _STATES.get(letter, letter), names, timeout))
+    return _Process(pid, parent, names[uid], uid, state, children)
 
 
 def _user_name(uid: int) -> str:
@@ -966,7 +964,7 @@ def _collect_configuration(conf: Any) -> object:
             continue
         # oslo.config declares its secrets; elsewhere all that a group with a secret name holds is secret.
         declared = _declared_secrets(getattr(conf, '_groups', {}).get(key))
-        secret = declared is None and SECRET_NAMES.search(str(key)) is not None
+        secret = declared is None and _is_secret(str(key))
         name = 'default' if key == getattr(conf, 'default_section', None) else str(converter.convert(key))
         groups[name] = converter.mapping(_options(value), declared or (), secret)
     default = converter.mapping(ungrouped, _declared_secrets(conf) or ())
@@ -1016,6 +1014,7 @@ class TextGuruMeditation(GuruMeditation):
         lines = [_title('Guru Meditation'), '|' * _WIDTH, '', '']
         for title, data in sections:
             lines += [_title(title), *_lines(data)]
+        _frame_text.cache_clear()
         return '\n'.join(lines)
 
 
@@ -1031,7 +1030,7 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
         if data.stack:
             yield from ('Traceback (most recent call last):', *_stack_lines(data.stack))
     elif isinstance(data, _Entry):
-        yield from _entry_lines(data)
+        yield '\n'.join(_entry_lines(data))
     elif isinstance(data, _Process):
         head = f'Process {data.pid} (under {data.parent})'
         yield f'{indent}{head} [ run by: {data.user} ({data.uid}), state: {data.state} ]'
@@ -1090,13 +1089,15 @@ def _fact_lines(member: dict[str, object], many: bool) -> Iterator[str]:
 
 def _stack_lines(stack: list[_Frame]) -> Iterator[str]:
     """Yield the lines of a stack, oldest frame first."""
-    yield from () if stack else ('', 'No Traceback!')
-    for frame in stack:
-        yield from ('', f'{frame.file}:{frame.line} in {frame.name}')
-        yield f'    `{frame.code}`' if frame.code else '    (source not found)'
-        if frame.repeated > 1:
-            yield f'    ({frame.repeated:,} times in a row)'
+    yield from map(_frame_text, stack) if stack else ('', 'No Traceback!')
     yield ''
+
+
+@functools.lru_cache(maxsize=4096)  # thousands of stacks share most of their frames
+def _frame_text(frame: _Frame) -> str:
+    times = f'\n    ({frame.repeated:,} times in a row)' if frame.repeated > 1 else ''
+    code = f'`{frame.code}`' if frame.code else '(source not found)'
+    return f'\n{frame.file}:{frame.line} in {frame.name}\n    {code}{times}'
 
 
 class JSONGuruMeditation(GuruMeditation):
