@@ -70,11 +70,13 @@ _MAX_MEMBERS = 20  # named in an entry; the others are counted
 _MAX_ITEMS = 100_000  # of one section; a generator may return an endless iterator
 _MAX_DEPTH = 50  # of one section
 _MAX_TEXT = 1 << 24  # characters of one str in a section
+_MAX_BYTES = 1 << 20  # bytes of one value that is no text
+_MAX_BITS = 4096  # of an int
 _MAX_SOURCE = 1 << 23  # bytes of a source file that is read for its lines
 _MAX_LINE = 1000  # characters of a source line
 _MAX_HOLD = 60.0  # seconds that the program waits for its report, whatever happens (a dead NFS mount)
 _HEADROOM = 500  # frames above the recursion limit, for a report made in place
-_STACK_SIZE = 1 << 20  # bytes of C stack for a helper thread; the program may have set a tiny or a huge size
+_STACK_SIZE = 16 << 20  # bytes of C stack for a helper thread, for generators that recurse without end
 _CHUNK = 512  # bytes that a pipe called writable takes at once: _POSIX_PIPE_BUF
 _TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
 _PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
@@ -134,16 +136,16 @@ def _start_thread(function: Callable[[], object], native: bool = False) -> int:
     """Start a thread and return its identifier; `native`: also in a monkey-patched process."""
     start = _native_start if native else _thread.start_new_thread
     # In a patched process the program's locks belong to green threads: foreign code must not meet them elsewhere.
-    if not isinstance(start, types.BuiltinFunctionType):
+    if not isinstance(start, types.BuiltinFunctionType) or sys.is_finalizing():
         raise _NoThreadError
+    size = threading.stack_size()
     try:
-        size = threading.stack_size(_STACK_SIZE)
-        try:
-            return start(function, ())  # type: ignore[no-any-return]
-        finally:
-            threading.stack_size(size)
+        threading.stack_size(_STACK_SIZE)
+        return start(function, ())  # type: ignore[no-any-return]
     except (RuntimeError, MemoryError, ValueError):
         raise _NoThreadError from None
+    finally:
+        threading.stack_size(size)
 
 
 def _bounded(
@@ -164,9 +166,12 @@ def _bounded(
     answers: SimpleQueue[Any] = SimpleQueue()
 
     def work() -> None:
-        answer = call()
-        _helpers.pop(key, None)
-        answers.put(answer)
+        answer = _Failure('no answer', [])
+        try:
+            answer = call()
+        finally:
+            _helpers.pop(key, None)
+            answers.put(answer)
 
     if key not in _helpers:
         helper = _helpers[key] = _Helper(call, time.time(), [])
@@ -194,12 +199,15 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except BaseException as error:  # SystemExit and the Timeouts of gevent and eventlet are BaseExceptions
-        steps, trace = [], error.__traceback__
+        steps, trace = [], _TRACEBACK(error)
         while trace:
             steps.append((trace.tb_frame.f_code, trace.tb_lineno))
             trace = trace.tb_next
         foreign = [step for step in steps if step[0].co_filename != _HERE]
         return _Failure(_error_text(error), _Source().stack(reversed(foreign or steps)))
+
+
+_TRACEBACK: Any = vars(BaseException)['__traceback__'].__get__  # a subclass may make a property of it
 
 
 def _pause(seconds: float) -> None:
@@ -232,11 +240,16 @@ def _begin(timeout: float = 0.0) -> bool:
             _pause(0.01)
     _before[:] = [(gc.isenabled(), sys.getrecursionlimit())]
     gc.disable()
-    sys.setrecursionlimit(_before[0][1] + _HEADROOM)
+    sys.setrecursionlimit(min(_before[0][1] + _HEADROOM, 2**31 - 1))
     return True
 
 
 def _end() -> None:
+    _restore()
+    _turn[:] = [None]
+
+
+def _restore() -> None:
     for collecting, limit in _before:
         try:
             sys.setrecursionlimit(limit)
@@ -246,13 +259,52 @@ def _end() -> None:
         if collecting:
             gc.enable()
     _before.clear()
-    _turn[:] = [None]
 
 
 def _after_fork() -> None:
     """Forget, in a forked child, the threads that it does not have and the report that they were making."""
     _helpers.clear()
     _end()
+
+
+def _register_hooks() -> None:
+    if not _hooks and hasattr(os, 'register_at_fork'):
+        os.register_at_fork(after_in_child=_after_fork)
+        _hooks.append(_after_fork)
+
+
+def _in_helper(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns in a helper thread while this one waits, or None if it takes too long.
+
+    The handlers of other signals run in the main thread. In a helper, no Ctrl-C and no alarm can tear the report to
+    pieces; what they raise here is raised once the report is out, as if they had come just then.
+    """
+    results: list[Any] = []  # tells the end: what the queue holds is lost if a handler raises just after get()
+    done: SimpleQueue[None] = SimpleQueue()
+    raised: BaseException | None = None
+    deadline = time.monotonic() + _MAX_HOLD
+
+    def work() -> None:
+        results.append(_attempt(function, *arguments))
+        done.put(None)
+
+    try:
+        try:
+            _start_thread(work)
+        except _NoThreadError:
+            work()
+        while not results and time.monotonic() < deadline:
+            try:
+                done.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                _restore()
+            except BaseException as error:
+                raised = error
+        if raised is not None:
+            raise raised
+        return results[0] if results else None
+    finally:
+        del raised  # its traceback refers to this very frame: garbage in a cycle
 
 
 class GuruMeditation:
@@ -333,9 +385,7 @@ class GuruMeditation:
             report._listen(signum)
         _autorun[:] = [report]
         _remember_stderr()
-        if not _hooks and hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=_after_fork)
-            _hooks.append(_after_fork)
+        _register_hooks()
 
     def _listen(self, signum: int) -> None:
         """Install the signal handler in the place of the one of an earlier call."""
@@ -355,50 +405,31 @@ class GuruMeditation:
                 signal.signal(old, signal.SIG_DFL if before is None else before)
 
     def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
-        """Make a report in a helper thread while the interrupted code waits.
-
-        The handlers of other signals run in this thread. In a helper, no Ctrl-C and no alarm can tear the report to
-        pieces; what they raise here is raised once the report is out, as if they had come just then.
-        """
-        if not _begin():
+        """Make a report while the interrupted code waits."""
+        if not _turn:
             self._again = self._delivering  # who asks again on seeing the end of a report gets one more
             return
         while frame and frame.f_code.co_filename == _HERE:  # the end of this very function
             frame = frame.f_back
-        raised: BaseException | None = None
-        deadline = time.monotonic() + _MAX_HOLD
         try:
             self._again = True
-            while self._again and (_before or _begin()):
+            while self._again:
                 self._again = False
-                done: SimpleQueue[None] = SimpleQueue()
-                make = functools.partial(self._report, frame, _current_greenlet(), done)
-                try:
-                    _start_thread(make)
-                except _NoThreadError:
-                    make()
-                while done.empty() and time.monotonic() < deadline:
-                    try:
-                        done.get(timeout=max(0.0, deadline - time.monotonic()))
-                        break
-                    except Empty:
-                        pass
-                    except BaseException as error:
-                        raised = error
-            if raised is not None:
-                raise raised
+                _in_helper(self._report, frame, _current_greenlet())
         finally:
-            del frame, make, raised  # a frame, or a traceback, that refers to its own frame would be garbage in a cycle
+            del frame
 
-    def _report(self, frame: types.FrameType | None, current: object, done: SimpleQueue[None]) -> None:
-        """Make and deliver one report, and end it. Nothing escapes into the program, and nothing is lost."""
+    def _report(self, frame: types.FrameType | None, current: object, patience: float = 0.0) -> None:
+        """Make and deliver one report. Nothing escapes into the program, and nothing is lost."""
+        if not _begin(patience):
+            return
         try:
             self._delivering = False
             text = self._make(frame, current)
             log_dir = self._log_dir
             if log_dir is None and self.conf is not None:
                 log_dir = _bounded(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
-            service = self._service_name or os.path.basename(sys.argv[0])
+            service = self._service_name or os.path.basename(str((getattr(sys, 'argv', None) or ['python'])[0]))
             moment = time.strftime(self.timestamp_fmt, time.gmtime())
             name = f'{service}_gurumeditation_{moment}_{os.getpid()}{self._ending}'.replace(os.sep, '_')
             self._delivering = True
@@ -408,16 +439,23 @@ class GuruMeditation:
         finally:
             del frame, current
             _end()
-            done.put(None)
 
     def run(self) -> str:
         """Return a report made now, from any thread. It waits `section_timeout` seconds while another one is made."""
+        _register_hooks()
         frame = self.frame or sys._getframe(1)
-        mine = _begin(self.section_timeout)
         try:
-            return self._make(frame, _current_greenlet())
+            text = _in_helper(self._run, frame, _current_greenlet())
+            return text if isinstance(text, str) else f'no report: {text.error if text else "it takes too long"}'
         finally:
             del frame
+
+    def _run(self, frame: types.FrameType | None, current: object) -> str:
+        mine = _begin(self.section_timeout)
+        try:
+            return self._make(frame, current)
+        finally:
+            del frame, current
             if mine:
                 _end()
 
@@ -680,15 +718,13 @@ def _redact(text: str, literals: bool = False) -> str:
 
 def _error_text(error: BaseException) -> str:
     """Return an exception's type and message."""
-    kind = type(error)
-    name = (
-        kind.__qualname__ if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.{kind.__qualname__}'
-    )
     try:
-        message = str(error)
+        kind = type(error)
+        where = '' if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.'
+        name, message = f'{where}{kind.__qualname__}', str(error)[:_MAX_BYTES]
+        return f'{name}: {_clean(_redact(message))}' if message else name
     except BaseException:  # it runs foreign code
-        message = '(its text cannot be had)'
-    return f'{name}: {_clean(_redact(message))}' if message else name
+        return 'an exception without a text'
 
 
 class _Converter:
@@ -707,15 +743,19 @@ class _Converter:
             if secret and (isinstance(value, (int, float)) or value):
                 return _HIDDEN
             if type(value) is int:
-                return value if value.bit_length() < 4096 else hex(value)  # str() refuses longer ones
+                return value if value.bit_length() <= _MAX_BITS else f'(int of {value.bit_length():,} bits)'
             if type(value) is float:
                 return value if math.isfinite(value) else str(value)  # JSON has no NaN
             if isinstance(value, (bytes, bytearray, memoryview)):
-                value = bytes(value).decode('utf-8', 'backslashreplace')
+                try:
+                    value = bytes(value).decode()
+                except UnicodeDecodeError:
+                    value = bytes(value)[:_MAX_BYTES].decode('utf-8', 'backslashreplace')
             if isinstance(value, tuple) and hasattr(value, '_fields') and not isinstance(value, _Failure):
                 value = dict(zip(value._fields, value))
             if isinstance(value, (str, type, _Failure)) or not isinstance(value, Iterable):
                 text = f'({value.error})' if isinstance(value, _Failure) else str(value)
+                self.left -= len(text) >> 8
                 return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
             if id(value) in self.above or len(self.above) > _MAX_DEPTH:
                 return '(itself)' if id(value) in self.above else '(too deep)'
@@ -813,7 +853,7 @@ def _collect_threads(
     errors = {ident: error for ident, error in errors.items() if error is not None}
     handled = _bounded(_error_texts, errors, timeout=timeout, key='errors') if errors else {}
     del current, errors
-    interrupted = shown if shown != _thread_of(sys._getframe()) else None
+    reporting = shown if shown != _thread_of(sys._getframe()) else None
     grouper = _Grouper()
     for ident, stack in stacks:
         grouper.add(ident, stack)
@@ -827,8 +867,8 @@ def _collect_threads(
             facts.update(name=_clean(str(known.get('_name'))), daemon=known.get('_daemonic'), native_id=native)
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = _stat_fields(f'/proc/self/task/{native}/stat')
-                # The interrupted thread waits for its report: what it did before, the kernel no longer knows.
-                facts['state'] = 'interrupted' if ident == interrupted else _STATES.get(fields[0], fields[0])
+                # The one that waits for this report: what it did before, the kernel no longer knows.
+                facts['state'] = 'reporting' if ident == reporting else _STATES.get(fields[0], fields[0])
                 facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
         if isinstance(handled, dict) and ident in handled:
             facts['handling'] = handled[ident]
@@ -847,15 +887,16 @@ def _capture_greenlets(
 ) -> tuple[_Grouper, dict[str, int]]:
     """Return the greenlets by their stacks, and how many are finished or not started."""
     grouper, others = _Grouper(), {'finished': 0, 'not started': 0}
-    for green, stack in zip(found, _capture(map(operator.attrgetter('gr_frame'), found))):
+    kind: Any = sys.modules['greenlet'].greenlet if found else None  # a subclass may have its own of these
+    for green, stack in zip(found, _capture(map(kind.gr_frame.__get__, found))) if found else ():
         if green is current:
             grouper.add((green, f'running in Thread #{thread}'), next(_capture([frame])), current)
         elif stack:
             grouper.add((green, None), stack)
-        elif green and not green.dead:
+        elif kind.__bool__(green) and not kind.dead.__get__(green):
             grouper.add((green, 'running in another thread'), ())
         else:
-            others['finished' if green.dead else 'not started'] += 1
+            others['finished' if kind.dead.__get__(green) else 'not started'] += 1
     return grouper, others
 
 
@@ -877,7 +918,7 @@ def _collect_processes(timeout: float) -> dict[str, object]:
     with contextlib.suppress(OSError, ValueError, IndexError):
         uptime = float(_read_proc('/proc/uptime').split()[0]) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
         facts.update({'start time': _iso_time(time.time() - uptime), 'uptime': f'{uptime:.0f} s'})
-    arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *sys.argv]  # CPython 3.10
+    arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
     facts['command line'] = ' '.join(map(str, _Converter().sequence(arguments)))
     with contextlib.suppress(OSError):
         facts['working directory'] = _clean(os.getcwd())
@@ -1132,17 +1173,22 @@ def _stderr_descriptor() -> int | None:
     sys.stderr may be None, closed, or any object. Then it is descriptor 2, if that is still the same file as at set-up
     and not a data base that has been opened since.
     """
+    descriptor = 2 if _stderr_now() == _stderr_at_setup != [] else None
     with contextlib.suppress(OSError, ValueError):
         if type(sys.stderr) is io.TextIOWrapper:
-            return sys.stderr.fileno()
-    return 2 if _stderr_now() == _stderr_at_setup != [] else None
+            descriptor = sys.stderr.fileno()
+    with contextlib.suppress(OSError):
+        if descriptor is not None and os.fstat(descriptor).st_rdev == os.stat(os.devnull).st_rdev:
+            return None  # a daemon's: nobody would see it
+    return descriptor
 
 
 def _deliver(text: str, log_dir: object, name: str, timeout: float) -> None:
     """Write a report where it belongs, or else where it can be written."""
     data, reason = f'{text}\n'.encode(), ''
-    if isinstance(log_dir, str) and log_dir:
-        path = _bounded(_create_file, log_dir, name, data, timeout=timeout, key=('file', log_dir), native=True)
+    if isinstance(log_dir, (str, os.PathLike)) and log_dir:
+        folder = os.fspath(log_dir)
+        path = _bounded(_create_file, folder, name, data, timeout=timeout, key=('file', folder), native=True)
         if isinstance(path, str):
             _write_stderr(f'Guru Meditation Report: {path}\n', timeout)
             return
@@ -1161,7 +1207,7 @@ def _write_stderr(text: str, timeout: float) -> bool:
         return False
     try:
         data = text.encode(getattr(sys.stderr, 'encoding', None) or 'ascii', 'backslashreplace')
-    except (LookupError, TypeError):
+    except Exception:  # sys.stderr may be anything
         data = text.encode('ascii', 'backslashreplace')
     in_place = functools.partial(_write, descriptor, data, time.monotonic() + timeout)
     done = _bounded(_write, descriptor, data, timeout=timeout, key='stderr', native=True, in_place=in_place)
@@ -1180,7 +1226,8 @@ def _create_file(folder: str, name: str, data: bytes) -> str:
         except FileExistsError:
             name = f'{stem}_{count}{ending}'
     try:
-        os.fchmod(descriptor, 0o600)  # whatever the umask
+        with contextlib.suppress(OSError, AttributeError):  # Windows has none
+            os.fchmod(descriptor, 0o600)  # whatever the umask
         _write(descriptor, data)
     except BaseException:
         os.unlink(path)  # a whole report elsewhere is better than half of one here
@@ -1193,7 +1240,7 @@ def _create_file(folder: str, name: str, data: bytes) -> str:
 def _write(descriptor: int, data: bytes, deadline: float = math.inf) -> None:
     """Write all of it; with a deadline, only what a blocking descriptor takes without blocking."""
     rest, delay = memoryview(data), 0.001
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WRITE_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WRITE_SIGNALS) if _WRITE_SIGNALS else None
     try:
         while rest:
             try:
@@ -1210,10 +1257,12 @@ def _write(descriptor: int, data: bytes, deadline: float = math.inf) -> None:
                 _pause(delay)
                 delay = min(2 * delay, 0.5)
     except OSError:
-        signal.sigtimedwait(_WRITE_SIGNALS, 0)  # the one that has come with the error
+        if came := _WRITE_SIGNALS and signal.sigpending() & _WRITE_SIGNALS:
+            signal.sigwait(came)
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 register_section = TextGuruMeditation.register_section

@@ -238,7 +238,7 @@ class InterfaceTest(unittest.TestCase):
         thread.join()
         self.assertRegex(
             sections(texts[0])['Threads'],
-            r'web, native id \d+, running, .*\n(.*\n)*.*in health_endpoint\n.*\.run\(\)\)`\n\n$',
+            r'web, native id \d+, reporting, .*\n(.*\n)*.*in health_endpoint\n.*\.run\(\)\)`\n\n$',
         )
 
     def test_a_title_registered_again_replaces_its_generator(self):
@@ -279,7 +279,7 @@ class LayoutTest(unittest.TestCase):
             """
         )
         text = re.sub(r'Thread #\d+ ', 'Thread #1 ', text)
-        text = re.sub(r'native id \d+, interrupted, \d\.\d\d s cpu', 'native id 2, interrupted, 0.01 s cpu', text)
+        text = re.sub(r'native id \d+, reporting, \d\.\d\d s cpu', 'native id 2, reporting, 0.01 s cpu', text)
         text = re.sub(r'<string>:\d+', '<string>:1', text)
         text = re.sub(r'Process \d+ \(under \d+\) \[ run by: .* \(\d+\)', 'Process 3 (under 4) [ run by: me (5)', text)
         text = re.sub(
@@ -304,7 +304,7 @@ version = 1.0.0
 {bar}
 ------                         Thread #1                          ------
 
-MainThread, native id 2, interrupted, 0.01 s cpu
+MainThread, native id 2, reporting, 0.01 s cpu
 
 <string>:1 in <module>
     (source not found)
@@ -365,7 +365,8 @@ none = {{}}
             ((n * n for n in range(3)), '0\n1\n4'),
             (b'bytes', 'bytes'),
             (float('nan'), 'nan'),
-            (10**5000, hex(10**5000)),
+            (os.urandom(3_000_000) and b'\xff' * 2, '\\xff\\xff'),
+            (10**5000, '(int of 16,610 bits)'),
         ):
             with self.subTest(shown[:20]):
                 self.assertEqual(report_on(value), shown)
@@ -444,7 +445,7 @@ class ThreadsTest(unittest.TestCase):
         entries = re.split(r'------ +(.*?) +------\n', text)
         headings, bodies = entries[1::2], entries[2::2]
         self.assertRegex(headings[0], r'^Thread #\d+$')
-        self.assertRegex(bodies[0], r'^\nMainThread, native id \d+, interrupted, \d+\.\d\d s cpu\n')
+        self.assertRegex(bodies[0], r'^\nMainThread, native id \d+, reporting, \d+\.\d\d s cpu\n')
         self.assertNotIn('_on_signal', text)
         self.assertEqual(headings[1], '30 Threads')
         self.assertRegex(bodies[1], r'\n#\d+ pool-0, daemon, native id \d+, sleeping, \d+\.\d\d s cpu\n')
@@ -909,6 +910,9 @@ class StandardErrorTest(unittest.TestCase):
             with self.subTest(line):
                 report_of(f'setup("1")\n{line}\nhold()\nsys.stderr = None')
 
+    def test_the_null_device(self):
+        self.private_report(self.waits("setup('1')"), stderr=subprocess.DEVNULL)
+
     def test_descriptor_2_closed(self):
         self.private_report(self.waits("setup('1')", 'os.close(2)'))
 
@@ -1166,6 +1170,59 @@ class InterruptedTest(unittest.TestCase):
             self.assertEqual(sections(text)['Alarm'], 'asked for\n')
             child.wait_ready(2).signal()
             self.assertIn(b'caught', child.out)
+
+    def test_handlers_that_raise_at_any_moment_leave_it_working(self):
+        with Child("""
+            import random
+            class Alarm(Exception):
+                pass
+            def alarm(signum, frame):
+                raise Alarm
+            signal.signal(signal.SIGALRM, alarm)
+            setup('1')
+            asked = came = 0
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                asked += 1
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.01))
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                    while True:
+                        time.sleep(0.001)
+                except Alarm:
+                    came += 1
+            assert asked == came > 20, (asked, came)
+            time.sleep(0.1)
+            assert gc.isenabled() and sys.getrecursionlimit() == 1000 and threading.stack_size() == 0 and gmr._turn
+            hold()
+        """) as child:
+            child.wait_ready().signal()
+            self.assertEqual(child.finish(), 0)
+
+    def test_a_generator_may_recurse_without_end(self):
+        text = self.check("""
+            def endless():
+                return sorted([1, 2], key=lambda item: endless())
+            gmr.register_section('Endless', endless)
+            setup('1')
+            hold()
+        """)[0]
+        self.assertIn('RecursionError', sections(text)['Endless'])
+
+    def test_extreme_settings_of_the_program(self):
+        self.check("""
+            sys.setrecursionlimit(2**31 - 1)
+            threading.stack_size(65536)
+            sys.argv = []
+            sys.settrace(lambda *args: None)
+            class Stream:
+                encoding = property(lambda self: 1 / 0)
+            setup('1')
+            sys.stderr = Stream()
+            hold()
+            assert sys.getrecursionlimit() == 2**31 - 1 and threading.stack_size() == 65536
+            sys.stderr = None
+        """)
 
     def test_the_heap_holds_horrors(self):
         self.check(
