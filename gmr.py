@@ -20,6 +20,7 @@ Interface and text layout are those of OpenStack's oslo.reports; the name is tha
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import errno
 import functools
@@ -98,7 +99,7 @@ _Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
 
 # Plain data with a layout of its own.
 _Frame = namedtuple('_Frame', 'file line name code repeated', defaults=(1,))  # repeated: times in a row
-_Entry = namedtuple('_Entry', 'kind number members stack')  # threads, green threads or tasks with the same stack
+_Entry = namedtuple('_Entry', 'kind count members stack')  # threads, green threads or tasks with the same stack
 _Failure = namedtuple('_Failure', 'error stack')  # in the place of a section that could not be made
 _Process = namedtuple('_Process', 'pid parent user uid state children')
 
@@ -265,12 +266,21 @@ def _after_fork() -> None:
     """Forget, in a forked child, the threads that it does not have and the report that they were making."""
     _helpers.clear()
     _end()
+    for report in _autorun:
+        report._start_watcher()
+
+
+def _at_exit() -> None:
+    for report in _autorun:
+        report._stop.put(None)
 
 
 def _register_hooks() -> None:
-    if not _hooks and hasattr(os, 'register_at_fork'):
-        os.register_at_fork(after_in_child=_after_fork)
-        _hooks.append(_after_fork)
+    if not _hooks:
+        _hooks.extend((_after_fork, _at_exit))
+        atexit.register(_at_exit)
+        if hasattr(os, 'register_at_fork'):
+            os.register_at_fork(after_in_child=_after_fork)
 
 
 def _in_helper(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -328,12 +338,15 @@ class GuruMeditation:
     _service_name: str | None = None
     _log_dir: str | None = None
     _signal: tuple[int, Any] | None = None  # its number, and the handler before ours
-    _delivering = _again = False
+    _delivering = _again = _instant = False
+    _watch_file: str | None = None
+    _watch_interval = 1.0
 
     def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
         self.version = _resolve_version(version)
         self.frame = frame
         self.conf = conf
+        self._stop: SimpleQueue[None] = SimpleQueue()  # tells the watcher to end
 
     @classmethod
     def register_section(cls, section_title: str, generator: Callable[[], object]) -> None:
@@ -359,8 +372,12 @@ class GuruMeditation:
         signum: int | None = None,
         conf: object = None,
         setup_signal: bool = True,
+        *,
+        watch_file: str | os.PathLike[str] | None = None,
+        watch_interval: float = 1.0,
+        instant_stacks: bool = False,
     ) -> None:
-        """Make the process report itself on a signal. Called again, it replaces what it set up before.
+        """Make the process report itself on a signal or a touched file. A second call replaces what the first set up.
 
         :param version: what the Package section is about; see GuruMeditation.
         :param service_name: the program's name in the names of report files; by default that of its script.
@@ -369,7 +386,12 @@ class GuruMeditation:
         :param signum: the signal; by default SIGUSR2.
         :param conf: the configuration to show; see GuruMeditation.
         :param setup_signal: whether to install the signal handler.
-        :raises ValueError: called outside the main thread, or no such signal.
+        :param watch_file: a file or directory: a thread makes a report whenever its modification time changes, also
+            while the main thread is stuck in C. It may be missing. By default the option `file_event_handler` of the
+            group `oslo_reports` in `conf`.
+        :param watch_interval: how often to look at it, in seconds; by default `file_event_handler_interval` there.
+        :param instant_stacks: whether faulthandler prints the raw stacks of all threads at once, before the report.
+        :raises ValueError: called outside the main thread, no such signal, or an interval that is no positive number.
         :raises TypeError: `conf` is neither a mapping nor an object with attributes.
         """
         if not (conf is None or isinstance(conf, Mapping) or hasattr(conf, '__dict__')):
@@ -377,17 +399,30 @@ class GuruMeditation:
         report = cls(version, None, conf)
         report._service_name = service_name
         report._log_dir = log_dir and os.path.abspath(log_dir)  # a daemon changes its directory
+        if conf is not None and watch_file is None:
+            watch_file = _attempt(_oslo_option, conf, 'file_event_handler')
+            interval = _attempt(_oslo_option, conf, 'file_event_handler_interval')
+            watch_interval = watch_interval if interval is None or type(interval) is _Failure else interval
+        if not isinstance(watch_interval, (int, float)) or not 0 < watch_interval < threading.TIMEOUT_MAX:
+            raise ValueError(f'watch_interval must be a positive number of seconds, not {watch_interval!r}')
+        if isinstance(watch_file, (str, os.PathLike)) and watch_file:
+            report._watch_file, report._watch_interval = os.path.abspath(watch_file), watch_interval
+            if not os.path.isdir(os.path.dirname(report._watch_file)):
+                warnings.warn(f'watch_file: there is no folder for {watch_file} yet', RuntimeWarning, stacklevel=2)
         if signum is None:
             signum = getattr(signal, 'SIGUSR2', None)
-        if setup_signal and signum is None:
-            warnings.warn('this platform has no SIGUSR2: pass signum', RuntimeWarning, stacklevel=2)
-        elif setup_signal and signum is not None:
-            report._listen(signum)
+        if setup_signal and signum is not None:
+            report._listen(signum, instant_stacks)
+        elif setup_signal and not report._watch_file:
+            warnings.warn('this platform has no SIGUSR2: pass signum or watch_file', RuntimeWarning, stacklevel=2)
+        for old in _autorun:
+            old._stop.put(None)
         _autorun[:] = [report]
         _remember_stderr()
         _register_hooks()
+        report._start_watcher()
 
-    def _listen(self, signum: int) -> None:
+    def _listen(self, signum: int, instant_stacks: bool) -> None:
         """Install the signal handler in the place of the one of an earlier call."""
         if signum not in signal.valid_signals():
             raise ValueError(f'signum: there is no signal {signum!r}')
@@ -403,12 +438,44 @@ class GuruMeditation:
                 self._signal = signum, before
             elif isinstance(getattr(signal.getsignal(old), '__self__', None), GuruMeditation):
                 signal.signal(old, signal.SIG_DFL if before is None else before)
+            if any(report._instant for report in _autorun):
+                sys.modules['faulthandler'].unregister(old)
+        if instant_stacks:
+            import faulthandler
+
+            faulthandler.register(signum, file=2, all_threads=True, chain=True)
+            self._instant = True
+
+    def _start_watcher(self) -> None:
+        if self._watch_file:
+            self._stop = SimpleQueue()
+            with contextlib.suppress(_NoThreadError):
+                _start_thread(functools.partial(self._watch, self._stop, self._touched()), native=True)
+
+    def _touched(self) -> int | None:
+        try:
+            return os.stat(self._watch_file or '').st_mtime_ns
+        except OSError:
+            return None
+
+    def _watch(self, stop: SimpleQueue[None], seen: int | None) -> None:
+        """Make a report whenever the watched file has been touched, until told to stop."""
+        while True:
+            with contextlib.suppress(Empty):
+                return stop.get(timeout=self._watch_interval)
+            touched = self._touched()
+            if touched not in (None, seen):
+                self._report(None, None)
+            seen = touched
 
     def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
         """Make a report while the interrupted code waits."""
-        if not _turn:
-            self._again = self._delivering  # who asks again on seeing the end of a report gets one more
-            return
+        outer = frame
+        while not _turn and outer:
+            if outer.f_code is GuruMeditation._on_signal.__code__:  # its report is being made: this one is dropped,
+                self._again = self._delivering  # but who asks again on seeing its end gets one more
+                return
+            outer = outer.f_back
         while frame and frame.f_code.co_filename == _HERE:  # the end of this very function
             frame = frame.f_back
         try:
@@ -417,11 +484,11 @@ class GuruMeditation:
                 self._again = False
                 _in_helper(self._report, frame, _current_greenlet())
         finally:
-            del frame
+            del frame, outer
 
-    def _report(self, frame: types.FrameType | None, current: object, patience: float = 0.0) -> None:
+    def _report(self, frame: types.FrameType | None, current: object) -> None:
         """Make and deliver one report. Nothing escapes into the program, and nothing is lost."""
-        if not _begin(patience):
+        if not _begin(self.delivery_timeout):  # another thread's is being made
             return
         try:
             self._delivering = False
@@ -429,7 +496,7 @@ class GuruMeditation:
             log_dir = self._log_dir
             if log_dir is None and self.conf is not None:
                 log_dir = _bounded(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
-            service = self._service_name or os.path.basename(str((getattr(sys, 'argv', None) or ['python'])[0]))
+            service = self._service_name or _program()
             moment = time.strftime(self.timestamp_fmt, time.gmtime())
             name = f'{service}_gurumeditation_{moment}_{os.getpid()}{self._ending}'.replace(os.sep, '_')
             self._delivering = True
@@ -470,8 +537,11 @@ class GuruMeditation:
         # All stacks before anything else: whatever reads a file lets the other threads go on.
         thread = _attempt(_thread_of, frame)
         threads = _attempt(_capture_threads, frame)
-        found = _attempt(_find_on_heap)
+        greenlet_kinds = _kinds('greenlet', 'greenlet')
+        task_kinds = _kinds('asyncio.tasks', 'Task', '_PyTask', '_CTask')
+        found = _attempt(_find_on_heap, greenlet_kinds, task_kinds)
         greenlets = _attempt(_capture_greenlets, found, current, frame, thread)
+        tasks = _attempt(_capture_tasks, found, frame, thread)
         del frame, current, found
         source, timeout = _Source(), self.section_timeout
         sections = [
@@ -480,6 +550,8 @@ class GuruMeditation:
         ]
         if 'greenlet' in sys.modules:
             sections.append(('Green Threads', _attempt(_collect_greenlets, greenlets, source)))
+        if type(tasks) is _Failure or tasks.groups:
+            sections.append(('Asyncio Tasks', _attempt(_collect_tasks, tasks, source, task_kinds)))
         sections.append(('Processes', _attempt(_collect_processes, timeout)))
         sections.append(('Configuration', _bounded(_collect_configuration, self.conf, timeout=timeout)))
         for title, generator in list(self._sections.items()):
@@ -488,6 +560,10 @@ class GuruMeditation:
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
         raise NotImplementedError('use TextGuruMeditation or JSONGuruMeditation')
+
+
+def _program() -> str:
+    return os.path.basename(str((getattr(sys, 'argv', None) or ['python'])[0])) or 'python'
 
 
 def _current_greenlet() -> object:
@@ -545,21 +621,30 @@ def _capture_threads(frame: types.FrameType | None) -> list[tuple[int, _Stack]]:
     return [(ident, stack) for ident, stack in reversed(list(stacks.items())) if ident is not None]
 
 
-def _find_on_heap() -> list[Any]:
-    """Return all greenlets, in one pass over the heap, and none where no such type is loaded.
+def _kinds(module: str, *names: str) -> list[type]:
+    """Return the classes of these names in a module, if it is loaded, and all that are derived from them."""
+    kinds = [kind for name in names if isinstance(kind := getattr(sys.modules.get(module), name, None), type)]
+    for kind in kinds:
+        kinds.extend(type.__subclasses__(kind))
+    return kinds
+
+
+def _find_on_heap(*kinds: list[type]) -> list[list[Any]]:
+    """Return all objects of each of these kinds, in one pass over the heap, and none where no kind is loaded.
 
     It goes by the exact type: isinstance() asks o.__class__, which may be foreign code. So may the hash of a type, if
     its metaclass defines one; then it goes by the id of the type, which takes three times as long.
     """
-    kinds = [kind for kind in (getattr(sys.modules.get('greenlet'), 'greenlet', None),) if isinstance(kind, type)]
     metaclasses = type.__subclasses__(type)
-    for some in (kinds, metaclasses):
-        for kind in some:
-            some.extend(type.__subclasses__(kind))
-    objects: list[Any] = gc.get_objects() if kinds else []
-    if {'__hash__', '__eq__'}.isdisjoint(itertools.chain.from_iterable(map(_NAMESPACE, metaclasses))):
-        return list(itertools.compress(objects, map(set(kinds).__contains__, map(type, objects))))
-    return list(itertools.compress(objects, map(set(map(id, kinds)).__contains__, map(id, map(type, objects)))))
+    for metaclass in metaclasses:
+        metaclasses.extend(type.__subclasses__(metaclass))
+    wanted = list(itertools.chain.from_iterable(kinds))
+    objects: list[Any] = gc.get_objects() if wanted else []
+    types_of: Iterator[Any] = map(type, objects)
+    if not {'__hash__', '__eq__'}.isdisjoint(itertools.chain.from_iterable(map(_NAMESPACE, metaclasses))):
+        types_of, wanted = map(id, types_of), list(map(id, wanted))  # type: ignore[arg-type]
+    found = list(itertools.compress(objects, map(set(wanted).__contains__, types_of)))
+    return [[one for one in found if id(type(one)) in ids] for ids in (set(map(id, some)) for some in kinds)]
 
 
 _NAMESPACE = type.__dict__['__dict__'].__get__  # a metaclass may make a property of __dict__
@@ -883,9 +968,10 @@ def _error_texts(errors: dict[int, BaseException]) -> dict[int, str]:
 
 
 def _capture_greenlets(
-    found: list[Any], current: object, frame: types.FrameType | None, thread: int | None
+    heap: list[list[Any]], current: object, frame: types.FrameType | None, thread: int | None
 ) -> tuple[_Grouper, dict[str, int]]:
     """Return the greenlets by their stacks, and how many are finished or not started."""
+    found = heap[0]
     grouper, others = _Grouper(), {'finished': 0, 'not started': 0}
     kind: Any = sys.modules['greenlet'].greenlet if found else None  # a subclass may have its own of these
     for green, stack in zip(found, _capture(map(kind.gr_frame.__get__, found))) if found else ():
@@ -909,6 +995,68 @@ def _collect_greenlets(captured: tuple[_Grouper, dict[str, int]], source: _Sourc
 
     others = [_Entry(f'{state} Green Thread', count, [], []) for state, count in captured[1].items() if count]
     return captured[0].entries('Green Thread', describe, source) + others
+
+
+_AWAITS = {  # the frame of an awaitable, and what it awaits itself
+    types.CoroutineType: operator.attrgetter('cr_frame', 'cr_await'),
+    types.GeneratorType: operator.attrgetter('gi_frame', 'gi_yieldfrom'),
+    types.AsyncGeneratorType: operator.attrgetter('ag_frame', 'ag_await'),
+}
+
+
+def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
+    """Yield the frames from a coroutine down to its innermost await."""
+    while awaitable is not None:
+        if type(awaitable) in _AWAITS:
+            frame, awaitable = _AWAITS[type(awaitable)](awaitable)
+            if frame is not None:
+                yield frame
+        else:  # a step of an async generator, or of __await__(): only the collector knows what is in it
+            inside = gc.get_referents(awaitable) if type(awaitable).__module__ == 'builtins' else []
+            awaitable = next((one for one in inside if type(one) in _AWAITS), None)
+
+
+def _capture_tasks(heap: list[list[Any]], frame: types.FrameType | None, thread: int | None) -> _Grouper:
+    """Return the unfinished asyncio tasks by their chains of awaits."""
+    grouper = _Grouper()
+    tops: dict[Any, Any] = {**sys._current_frames(), thread: frame}
+    for task in heap[1]:
+        coroutine = task._coro
+        if task._state != 'PENDING' or type(coroutine) not in _AWAITS:
+            continue
+        stack: _Stack = ()
+        chain: list[Any] = []
+        for _ in range(3):  # the loop of another thread may go on between two frames: then once more
+            chain = list(_await_chain(coroutine))
+            stack = tuple(map(_CODE_AND_LINE, reversed(chain)))
+            if list(_await_chain(coroutine)) == chain:
+                break
+        if getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
+            state = 'running'
+            for ident, frames in zip(tops, map(list, _walk(tops.values()))):
+                if chain and chain[0] in frames:
+                    stack = tuple(map(_CODE_AND_LINE, frames[: frames.index(chain[0]) + 1]))
+                    state = f'running in Thread #{ident}'
+        else:
+            fresh = not getattr(coroutine, 'cr_suspended', not chain or chain[0].f_lasti != -1)  # CPython 3.11
+            state = 'not started' if fresh and len(chain) == 1 else 'waiting'
+        grouper.add((task, state), stack, state)
+    tops.clear()
+    return grouper
+
+
+def _collect_tasks(grouper: _Grouper, source: _Source, kinds: list[type]) -> list[_Entry]:
+    """What is every asyncio task doing, and what does it wait for?"""
+
+    def describe(member: tuple[Any, str]) -> dict[str, object]:
+        task, state = member
+        waiter = task._fut_waiter
+        awaited = [one for one in (waiter, *getattr(waiter, '_children', ())) if type(one) in kinds]
+        names = [_clean(_redact(str(one.get_name()))) for one in (task, *awaited[:3])]
+        more = f' and {len(awaited) - 3:,} more' if len(awaited) > 3 else ''
+        return {'name': names[0], 'state': state, 'waits_for': ', '.join(names[1:]) + more or None}
+
+    return grouper.entries('Task', describe, source)
 
 
 def _collect_processes(timeout: float) -> dict[str, object]:
@@ -1100,18 +1248,25 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
 
 def _entry_lines(entry: _Entry) -> Iterator[str]:
     """Yield the lines of the threads, green threads or tasks that have the same stack."""
-    many = entry.number > 1 or not entry.members
+    many = entry.count > 1 or not entry.members
     ident = '' if many or 'id' not in entry.members[0] else f' #{entry.members[0]["id"]}'
-    heading = f'{entry.number:,} {entry.kind}{"s" * (entry.number > 1)}' if many else entry.kind + ident
+    heading = f'{entry.count:,} {entry.kind}{"s" * (entry.count > 1)}' if many else entry.kind + ident
     yield f'------{heading: ^{_WIDTH - 12}}------'
     facts = [line for member in entry.members for line in _fact_lines(member, many)]
-    if entry.number > len(entry.members) > 0:
-        facts.append(f'... and {entry.number - len(entry.members):,} more')
+    if entry.count > len(entry.members) > 0:
+        facts.append(f'... and {entry.count - len(entry.members):,} more')
     yield from ('', *facts) if facts else ()
     yield from _stack_lines(entry.stack) if entry.members else ['']
 
 
-_FACTS = {'name': '{}', 'daemon': 'daemon', 'native_id': 'native id {}', 'state': '{}', 'cpu_seconds': '{:.2f} s cpu'}
+_FACTS = {
+    'name': '{}',
+    'daemon': 'daemon',
+    'native_id': 'native id {}',
+    'state': '{}',
+    'cpu_seconds': '{:.2f} s cpu',
+    'waits_for': 'waits for {}',
+}
 
 
 def _fact_lines(member: dict[str, object], many: bool) -> Iterator[str]:
@@ -1142,12 +1297,39 @@ def _frame_text(frame: _Frame) -> str:
 
 
 class JSONGuruMeditation(GuruMeditation):
-    """The report for programs: one JSON document on one line."""
+    """The report for programs: one JSON document on one line.
+
+    Its first key, "Guru Meditation", holds "format" (the version of this schema), "time" (ISO 8601), "host", "pid" and
+    "program"; the others are the titles of the sections. Threads, green threads and tasks are lists of {"kind",
+    "count", "members", "stack"}, stacks are lists of {"file", "line", "name", "code", "repeated"}, oldest first, and
+    a section that failed is {"error", "stack"}.
+    """
 
     _ending = '.json'
 
+    def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
+        super().__init__(version, frame, conf)
+        import json  # here, since nothing is imported while a report is made
+
+        self._dumps = json.dumps
+
     def _render(self, sections: list[tuple[str, object]]) -> str:
-        raise NotImplementedError
+        header = {'format': 1, 'time': _iso_time(time.time()), 'host': os.uname().nodename, 'pid': os.getpid()}
+        document: dict[str, object] = {'Guru Meditation': {**header, 'program': _program()}}
+        for title, data in sections:
+            while title in document:  # a program may call its section as we call ours
+                title += ' (again)'
+            document[title] = _jsonable(data)
+        return self._dumps(document)
+
+
+def _jsonable(data: Any) -> object:
+    """Return data with the named tuples as mappings."""
+    if hasattr(data, '_fields'):
+        data = {name: value for name, value in zip(data._fields, data) if name != 'repeated' or value > 1}
+    if isinstance(data, dict):
+        return {name: _jsonable(value) for name, value in data.items()}
+    return list(map(_jsonable, data)) if isinstance(data, list) else data
 
 
 # -- Deliver: a file in log_dir, else stderr, else a private file ---

@@ -8,8 +8,8 @@ import collections.abc
 import configparser
 import contextlib
 import functools
-import importlib.util
 import itertools
+import json
 import os
 import pwd
 import re
@@ -60,8 +60,12 @@ def setup(*args, **kwargs):
 END = '====                            The End                             ====\n' + '=' * 72 + '\nof the report\n'
 
 
-def installed(*names):
-    return all(importlib.util.find_spec(name) for name in names)
+@functools.cache
+def installed(name):
+    """Return whether a package can be imported; asked in a child, since some of them change their process."""
+    return not subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', f'import {name}'], stderr=subprocess.DEVNULL
+    ).returncode
 
 
 class Child:
@@ -71,7 +75,7 @@ class Child:
         self, body, *, options=(), arguments=(), stderr=subprocess.PIPE, cwd=None, limits=None, first='', **env
     ):
         environment = {k: v for k, v in os.environ.items() if k not in ('PYTHONUNBUFFERED', 'PYTHONPATH', 'TMPDIR')}
-        environment.update(PYTHONPATH=HERE, PYTHONWARNINGS='ignore', **env)
+        environment.update({'PYTHONPATH': HERE, 'PYTHONWARNINGS': 'ignore', **env})
         command = [sys.executable, *options, '-c', first + '\n' + PRELUDE + textwrap.dedent(body), *arguments]
         self.process = subprocess.Popen(
             command,
@@ -594,9 +598,9 @@ def patched_tests(patch):
     return PatchedTest
 
 
-if installed('gevent'):
+if greenlet and installed('gevent'):
     GeventTest = patched_tests('import gevent.monkey; gevent.monkey.patch_all()')
-if installed('eventlet'):
+if greenlet and installed('eventlet'):
     EventletTest = patched_tests(
         'import warnings; warnings.simplefilter("ignore"); import eventlet; eventlet.monkey_patch()'
     )
@@ -728,8 +732,8 @@ class ProcessesTest(unittest.TestCase):
         self.assertRegex(
             text,
             rf'^Process {child.pid} \(under {os.getpid()}\) \[ {name}, state: running \]\n'
-            rf'    Process {below} \(under {child.pid}\) \[ {name}, state: \w+ \]\n'
-            rf'        Process {lowest} \(under {below}\) \[ {name}, state: \w+ \]\n'
+            rf'    Process {below} \(under {child.pid}\) \[ {name}, state: [\w ]+ \]\n'
+            rf'        Process {lowest} \(under {below}\) \[ {name}, state: [\w ]+ \]\n'
             r'time = \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\n',
         )
         for fact in ('start time', 'uptime', 'command line', 'working directory', 'python', 'platform', 'cpu seconds'):
@@ -1462,6 +1466,356 @@ class SecretsTest(unittest.TestCase):
                     )
                 ]
             )
+
+
+class LiveFactsTest(unittest.TestCase):
+    def test_the_thread_that_burns_the_processor_stands_out(self):
+        text = sections(
+            report_of("""
+            stop = []
+            def burn():
+                while not stop:
+                    pass
+            thread = threading.Thread(target=burn, name='burner')
+            thread.start()
+            while time.process_time() < 0.5:
+                time.sleep(0.05)
+            setup('1')
+            hold()
+            stop.append(1)
+        """)
+        )['Threads']
+        self.assertRegex(text, r'\nburner, native id \d+, (running|sleeping), (0\.[1-9]|[1-9])\d* s cpu\n')
+
+
+class AsyncioTest(unittest.TestCase):
+    """Every unfinished task appears, with its whole chain of awaits."""
+
+    PROGRAM = """
+        import asyncio
+        async def inner(event):
+            await event.wait()
+        async def outer(event):
+            await inner(event)
+        async def generate(event):
+            await outer(event)
+            yield
+        async def consume(event):
+            async for item in generate(event):
+                pass
+        async def wait_for(task):
+            await task
+        async def gather(event):
+            await asyncio.gather(outer(event), inner(event))
+        def blocked():
+            hold()
+        async def block():
+            blocked()
+        async def main():
+            event = asyncio.Event()
+            tasks = [asyncio.ensure_future(coroutine) for coroutine in (
+                *(outer(event) for n in range(5000)), consume(event), gather(event))]
+            tasks[0].set_name('password=hunter2')
+            tasks.append(asyncio.ensure_future(wait_for(tasks[1])))
+            done = asyncio.ensure_future(asyncio.sleep(0))
+            await asyncio.sleep(0.1)
+            fresh = asyncio.ensure_future(inner(event))
+            await block()
+            event.set()
+            await asyncio.gather(fresh, *tasks)
+        setup('1')
+    """
+
+    def check(self, text):
+        text = sections(text)['Asyncio Tasks']
+        self.assertRegex(
+            text, r'5,001 Tasks(.*\n)+?\.\.\. and 4,981 more\n\n.* in outer\n.*\n\n.* in inner\n.*\n\n.* in wait\n'
+        )
+        self.assertRegex(
+            text, r'waiting\n\n.* in consume\n.*\n\n.* in generate\n.*\n\n.* in outer\n.*\n\n.* in inner\n'
+        )
+        self.assertRegex(text, r'waiting, waits for Task-\d+, Task-\d+\n\n.* in gather\n')
+        self.assertRegex(text, r'waiting, waits for Task-\d+\n\n.* in wait_for\n')
+        self.assertRegex(text, r'Task-\d+, not started\n\n.* in inner\n')
+        self.assertRegex(
+            text, r'running in Thread #\d+\n\n.* in main\n.*\n\n.* in block\n.*\n\n.* in blocked\n.*\n\n.* in hold\n'
+        )
+        self.assertNotIn('hunter2', text)
+        self.assertNotIn('sleep', text)
+
+    def test_on_a_loop_that_is_blocked_in_user_code(self):
+        self.check(report_of(textwrap.dedent(self.PROGRAM) + 'asyncio.run(main())'))
+
+    def test_on_a_loop_in_another_thread(self):
+        text = report_of("""
+            import asyncio
+            started = threading.Event()
+            async def waits():
+                started.set()
+                await asyncio.sleep(100)
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_until_complete, args=(waits(),), daemon=True).start()
+            started.wait()
+            time.sleep(0.1)
+            setup('1')
+            hold()
+            os._exit(0)
+        """)
+        self.assertRegex(sections(text)['Asyncio Tasks'], r'Task-1, waiting\n\n.* in waits\n.*\n\n.* in sleep\n')
+
+    def test_no_such_section_where_there_are_no_tasks(self):
+        self.assertNotIn('Asyncio', report_of("import asyncio\nsetup('1')\nhold()"))
+
+    if installed('uvloop'):
+
+        def test_under_uvloop(self):
+            run = 'import uvloop; loop = uvloop.new_event_loop(); loop.run_until_complete(main())'
+            self.check(report_of(textwrap.dedent(self.PROGRAM) + run))
+
+    if sys.version_info >= (3, 12):
+
+        def test_eager_tasks_and_task_groups(self):
+            text = sections(
+                report_of("""
+                import asyncio
+                async def member(event):
+                    await event.wait()
+                async def main():
+                    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+                    event = asyncio.Event()
+                    async with asyncio.TaskGroup() as group:
+                        for n in range(3):
+                            group.create_task(member(event))
+                        asyncio.get_running_loop().call_later(0.1, hold)
+                        asyncio.get_running_loop().call_later(0.2, event.set)
+                setup('1')
+                asyncio.run(main())
+            """)
+            )['Asyncio Tasks']
+            self.assertRegex(text, r'3 Tasks(.*\n)+?\n.* in member\n')
+            self.assertRegex(text, r'in main\n.*\n\n.* in __aexit__\n')
+
+
+class JSONTest(unittest.TestCase):
+    def report(self, body):
+        with Child('gmr.setup_autorun = gmr.JSONGuruMeditation.setup_autorun\n' + textwrap.dedent(body)) as child:
+            os.kill(child.wait_ready().pid, signal.SIGUSR2)
+            child.wait_for(lambda: child.err.endswith(b'\n'), 'a report')
+            self.assertEqual(child.finish(), 0)
+            self.assertEqual(child.err.count(b'\n'), 1)
+            return json.loads(child.err), child
+
+    def test_the_schema(self):
+        document, child = self.report("""
+            import asyncio
+            gmr.register_section('Data', lambda: {'a': [1, 2.5, None, True, 'x'], 'password': 'y'})
+            gmr.register_section('Threads', lambda: 'of our own')
+            gmr.register_section('Fails', lambda: 1 / 0)
+            def descend(n):
+                descend(n - 1) if n else hold()
+            setup('1.0', conf={'level': 1, 'db': {'port': 2}})
+            descend(3)
+        """)
+        header = document['Guru Meditation']
+        self.assertEqual((header['format'], header['pid'], header['program']), (1, child.pid, '-c'))
+        self.assertRegex(header['time'], r'^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$')
+        self.assertEqual(header['host'], os.uname().nodename)
+        self.assertEqual(document['Package']['version'], '1.0')
+        (thread,) = document['Threads']
+        self.assertEqual((thread['kind'], thread['count'], thread['members'][0]['name']), ('Thread', 1, 'MainThread'))
+        self.assertEqual(set(thread['stack'][0]), {'file', 'line', 'name', 'code'})
+        self.assertEqual(
+            [(f['name'], f.get('repeated')) for f in thread['stack'][1:3]], [('descend', 4), ('hold', None)]
+        )
+        self.assertEqual(document['Processes']['process']['pid'], child.pid)
+        self.assertEqual(document['Configuration'], {'default': {'level': 1}, 'db': {'port': 2}})
+        self.assertEqual(document['Data'], {'a': [1, 2.5, None, True, 'x'], 'password': '***'})
+        self.assertEqual(document['Threads (again)'], 'of our own')
+        self.assertEqual(document['Fails']['error'], 'ZeroDivisionError: division by zero')
+        self.assertEqual(document['Fails']['stack'][0]['name'], '<lambda>')
+
+    def test_it_can_always_be_read(self):
+        for value in (
+            float('nan'),
+            float('inf'),
+            '\ud800',
+            b'\xff',
+            {1: 2, None: 3},
+            10**5000,
+            {'a': object()},
+            '\x00"\\',
+            [[]],
+        ):
+            with self.subTest(value=value):
+                gmr.register_section('Subject', lambda: value)  # noqa: B023
+                self.addCleanup(gmr.GuruMeditation._sections.pop, 'Subject', None)
+                text = gmr.JSONGuruMeditation().run()
+                json.loads(text, parse_constant=self.fail)
+                self.assertNotIn('\n', text)
+
+    def test_a_file_of_it_ends_with_json(self):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Child(f"""
+            gmr.JSONGuruMeditation.setup_autorun('1', 'service', {folder!r})
+            hold()
+        """) as child,
+        ):
+            os.kill(child.wait_ready().pid, signal.SIGUSR2)
+            child.wait_for(lambda: child.err.endswith(b'\n'), 'a path')
+            self.assertRegex(child.err.decode(), rf'/service_gurumeditation_\d{{14}}_{child.pid}\.json\n$')
+            with open(os.path.join(folder, os.listdir(folder)[0]), encoding='utf-8') as file:
+                self.assertEqual(json.load(file)['Package']['version'], '1')
+
+
+class WatchTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = os.path.join(folder.name, 'watched')
+
+    def touch(self, child, change=None):
+        """Change the file and return the report that follows."""
+        count, start = child.reports(), len(child.err)
+        (change or self.write)()
+        child.wait_for(lambda: child.reports() > count, 'a report')
+        return child.err[start:].decode()
+
+    def write(self):
+        with open(self.path, 'w'):
+            pass
+        os.utime(self.path)
+
+    def child(self, body='hold()', arguments='', **options):
+        lines = f"setup('1', watch_file={self.path!r}, watch_interval=0.05{arguments})\n"
+        return Child(lines + textwrap.dedent(body), **options)
+
+    def test_missing_then_there_then_touched_then_gone_and_back(self):
+        with self.child() as child:
+            child.wait_ready()
+            self.touch(child)
+            text = self.touch(child)
+            self.assertRegex(sections(text)['Threads'], r'MainThread, native id \d+, sleeping')
+            self.assertNotIn('_watch', text)
+            os.unlink(self.path)
+            time.sleep(0.2)
+            self.touch(child)
+            time.sleep(0.3)  # no more than one each
+            self.assertEqual(child.finish(), 0)
+            self.assertEqual(child.reports(), 3)
+
+    def test_a_directory(self):
+        os.mkdir(self.path)
+        with self.child() as child:
+            child.wait_ready()
+            self.touch(child, lambda: os.mkdir(os.path.join(self.path, 'new')))
+            child.signal()
+
+    def test_a_main_thread_stuck_in_c(self):
+        with self.child("""
+            import sqlite3
+            query = 'with recursive r(n) as (select 1 union all select n + 1 from r) select max(n) from r'
+            ready()
+            sqlite3.connect(':memory:').execute(query).fetchall()
+        """) as child:
+            self.assertIn('.execute(query)', self.touch(child.wait_ready()) + '.execute(query)')
+            self.assertIn('MainThread', child.err.decode())
+
+    def test_each_forked_worker_answers(self):
+        with self.child("""
+            pid = os.fork()
+            hold()
+        """) as child:
+            child.wait_ready(2)
+            self.write()
+            child.wait_for(lambda: child.reports() == 2, 'two reports')
+            pids = set(re.findall(r'^Process (\d+) ', child.err.decode(), re.MULTILINE))
+            self.assertEqual(len(pids), 2)
+            for pid in pids - {str(child.pid)}:
+                os.kill(int(pid), signal.SIGKILL)
+
+    def test_set_up_twice_there_is_one_watcher_and_it_ends_with_the_program(self):
+        with self.child(f"""
+            setup('2', watch_file={self.path!r}, watch_interval=0.05)
+            hold()
+            setup('3', watch_file={self.path!r}, watch_interval=1000)
+            while len(os.listdir('/proc/self/task')) > 2:
+                time.sleep(0.01)
+        """) as child:
+            self.assertIn('version = 2', self.touch(child.wait_ready()))
+            time.sleep(0.3)
+            self.assertEqual(child.reports(), 1)
+            self.assertEqual(child.finish(), 0)
+
+    def test_the_configuration_may_name_it(self):
+        with Child(f"""
+            class Group:
+                file_event_handler = {self.path!r}
+                file_event_handler_interval = 0.05
+                log_dir = None
+            class Conf:
+                def __init__(self):
+                    self.oslo_reports = Group()
+            setup('1', conf=Conf())
+            hold()
+        """) as child:
+            self.touch(child.wait_ready())
+
+    def test_bad_input(self):
+        for interval in (0, -1, float('nan'), float('inf'), 'x', None):
+            with self.subTest(interval=interval), self.assertRaisesRegex(ValueError, 'watch_interval'):
+                gmr.setup_autorun(watch_file=self.path, watch_interval=interval, setup_signal=False)
+        self.path += '/later/file'
+        with self.child(PYTHONWARNINGS='default') as child:
+            child.wait_ready()
+            self.assertIn(b'RuntimeWarning: watch_file', child.err)
+            os.makedirs(os.path.dirname(self.path))
+            self.touch(child)
+
+    if greenlet:
+
+        def test_a_blocked_hub_does_not_silence_it(self):
+            for name in ('gevent', 'eventlet'):
+                if installed(name):
+                    with self.subTest(name):
+                        patch = {
+                            'gevent': 'import gevent.monkey; gevent.monkey.patch_all()',
+                            'eventlet': 'import eventlet; eventlet.monkey_patch()',
+                        }[name]
+                        first = f'import warnings; warnings.simplefilter("ignore"); {patch}'
+                        with self.child('ready()\nwhile True: pass', first=first) as child:
+                            self.touch(child.wait_ready())
+
+
+class InstantStacksTest(unittest.TestCase):
+    def check(self, work):
+        with Child(f"""
+            setup('1', instant_stacks=True)
+            def stuck():
+                {work}
+            ready()
+            stuck()
+            hold()
+        """) as child:
+            child.wait_ready()
+            deadline = time.monotonic() + DEADLINE
+            while b' in stuck\n' not in child.err and time.monotonic() < deadline:
+                os.kill(child.pid, signal.SIGUSR2)  # more than once: the first may come before it is stuck
+                time.sleep(0.2)
+            self.assertIn(b' in stuck\n', child.err)
+
+    def test_raw_stacks_appear_while_the_main_thread_is_in_an_endless_query(self):
+        self.check(
+            "import sqlite3; sqlite3.connect(':memory:').execute("
+            "'with recursive r(n) as (select 1 union all select n + 1 from r) select max(n) from r').fetchall()"
+        )
+
+    def test_raw_stacks_appear_while_the_interpreter_is_held_by_a_regular_expression(self):
+        self.check("import re; re.match('(a+)+b', 'a' * 60)")
+
+    def test_the_report_follows_when_the_main_thread_returns(self):
+        text = report_of("setup('1', instant_stacks=True)\nhold()")
+        self.assertLess(text.index('most recent call first'), text.index('Guru Meditation'))
 
 
 if __name__ == '__main__':
