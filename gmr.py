@@ -45,7 +45,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, Optional
+
+    Frame = Optional[types.FrameType]
 try:
     import posix as _os  # eventlet replaces os.open and os.write; nobody replaces the C functions under them
 except ImportError:  # Windows
@@ -81,21 +83,12 @@ _STACK_SIZE = 16 << 20  # bytes of C stack for a helper thread, for generators t
 _CHUNK = 512  # bytes that a pipe called writable takes at once: _POSIX_PIPE_BUF
 _TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
 _PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
-_STATES = {
-    'R': 'running',
-    'S': 'sleeping',
-    'D': 'disk sleep',
-    'T': 'stopped',
-    't': 'traced',
-    'Z': 'zombie',
-    'I': 'idle',
-}
+_STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', 'traced', 'zombie', 'idle')))
 _HERE = (lambda: None).__code__.co_filename  # as code objects name this file
 # A write to a dead pipe, a full file or a foreign terminal raises these; by default they kill or stop the process.
 _WRITE_SIGNALS = {getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU') if hasattr(signal, name)}
 
 _Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
-
 
 # Plain data with a layout of its own.
 _Frame = namedtuple('_Frame', 'file line name code repeated', defaults=(1,))  # repeated: times in a row
@@ -342,7 +335,7 @@ class GuruMeditation:
     _watch_file: str | None = None
     _watch_interval = 1.0
 
-    def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
+    def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
         self.version = _resolve_version(version)
         self.frame = frame
         self.conf = conf
@@ -468,7 +461,7 @@ class GuruMeditation:
                 self._report(None, None)
             seen = touched
 
-    def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: Frame) -> None:
         """Make a report while the interrupted code waits."""
         outer = frame
         while not _turn and outer:
@@ -486,7 +479,7 @@ class GuruMeditation:
         finally:
             del frame, outer
 
-    def _report(self, frame: types.FrameType | None, current: object) -> None:
+    def _report(self, frame: Frame, current: object) -> None:
         """Make and deliver one report. Nothing escapes into the program, and nothing is lost."""
         if not _begin(self.delivery_timeout):  # another thread's is being made
             return
@@ -517,7 +510,7 @@ class GuruMeditation:
         finally:
             del frame
 
-    def _run(self, frame: types.FrameType | None, current: object) -> str:
+    def _run(self, frame: Frame, current: object) -> str:
         mine = _begin(self.section_timeout)
         try:
             return self._make(frame, current)
@@ -526,13 +519,13 @@ class GuruMeditation:
             if mine:
                 _end()
 
-    def _make(self, frame: types.FrameType | None, current: object) -> str:
+    def _make(self, frame: Frame, current: object) -> str:
         """Return the whole report as it goes out."""
         sections = self._collect(frame, current)
         del frame
         return self._render(sections).encode('utf-8', 'backslashreplace').decode()  # no lone surrogates
 
-    def _collect(self, frame: types.FrameType | None, current: object) -> list[tuple[str, object]]:
+    def _collect(self, frame: Frame, current: object) -> list[tuple[str, object]]:
         """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
         # All stacks before anything else: whatever reads a file lets the other threads go on.
         thread = _attempt(_thread_of, frame)
@@ -576,7 +569,7 @@ def _current_greenlet() -> object:
 _CODE_AND_LINE = operator.attrgetter('f_code', 'f_lineno')
 
 
-def _walk(tops: Iterable[types.FrameType | None]) -> Iterator[Iterator[object]]:
+def _walk(tops: Iterable[Frame]) -> Iterator[Iterator[object]]:
     """Yield for each top frame an iterator over its stack, innermost frame first.
 
     It is all C: accumulate(chain([top], repeat('f_back')), getattr) is top, top.f_back, top.f_back.f_back, ... Between
@@ -584,18 +577,17 @@ def _walk(tops: Iterable[types.FrameType | None]) -> Iterator[Iterator[object]]:
     """
     backs: Iterator[Any] = itertools.repeat(itertools.repeat('f_back'))
     chains: Iterator[Any] = map(itertools.chain, zip(tops), backs)
-    return map(
-        itertools.takewhile, itertools.repeat(bool), map(itertools.accumulate, chains, itertools.repeat(getattr))
-    )
+    walks = map(itertools.accumulate, chains, itertools.repeat(getattr))
+    return map(itertools.takewhile, itertools.repeat(bool), walks)
 
 
-def _capture(tops: Iterable[types.FrameType | None]) -> Iterator[_Stack]:
+def _capture(tops: Iterable[Frame]) -> Iterator[_Stack]:
     """Yield for each top frame its stack: each step of the iterator is one uninterrupted pass."""
     steps: Iterator[Any] = map(map, itertools.repeat(_CODE_AND_LINE), _walk(tops))
     return map(tuple, steps)
 
 
-def _thread_of(frame: types.FrameType | None) -> int | None:
+def _thread_of(frame: Frame) -> int | None:
     """Return the identifier of the thread that runs this frame: get_ident() may tell a greenlet's."""
     tops = sys._current_frames()
     try:
@@ -604,7 +596,7 @@ def _thread_of(frame: types.FrameType | None) -> int | None:
         del tops, frame
 
 
-def _capture_threads(frame: types.FrameType | None) -> list[tuple[int, _Stack]]:
+def _capture_threads(frame: Frame) -> list[tuple[int, _Stack]]:
     """Return the stacks of all threads but our own. The thread that runs `frame` starts there."""
     # One dict() of C iterators: it asks for the frames and walks them, and no thread moves on meanwhile.
     idents, tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)))
@@ -707,19 +699,21 @@ def _read_lines(name: str) -> list[str]:
         entry = cache.get(name) if name != '<string>' else None  # a name that all exec() shares
         if entry and len(entry) == 4 and entry[1] is None:  # no file: put there by IPython and the like
             return list(entry[2])
-        text = (_read_zipped(name) or _read(name)).decode('utf-8', 'replace').lstrip('\ufeff')
+        text = (_read_zipped(name) or _read(name, _MAX_SOURCE)).decode('utf-8', 'replace').lstrip('\ufeff')
         return io.StringIO(text, newline=None).read().split('\n')
     except Exception:  # a report without a source line is better than none; loaders raise what they like
         return []
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, size: int = 1 << 16) -> bytes:
     """Return what a regular file holds. By the C functions: a patched open() may be a green one."""
     if not stat.S_ISREG(_os.stat(path).st_mode):  # asked before it is opened: opening rewinds a tape
         raise OSError(errno.EINVAL, 'not a regular file', path)
     descriptor = _os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
-    with io.FileIO(descriptor) as file:
-        return file.read(_MAX_SOURCE) or b''
+    try:
+        return _os.read(descriptor, size)
+    finally:
+        _os.close(descriptor)
 
 
 def _read_zipped(name: str) -> bytes | None:
@@ -912,19 +906,18 @@ def _collect_package(version: Any) -> object:
     def ask(*names: str) -> object:
         for subject, name in itertools.product((version, getattr(version, 'version_info', None)), names):
             value = getattr(subject, name, None)
-            value = value() if callable(value) else value
             if value is not None:
-                return value
+                return value() if callable(value) else value
         return None
 
-    name = version.__name__.partition('.')[0] if isinstance(version, types.ModuleType) else None
-    return _Converter().convert(
-        {
-            'product': ask('product_string', 'product', 'package') or name,
-            'vendor': ask('vendor_string', 'vendor'),
-            'version': ask('version_string_with_package', 'version_string', '__version__'),
-        }
-    )
+    facts = {
+        'product': ask('product_string', 'product', 'package'),
+        'vendor': ask('vendor_string', 'vendor'),
+        'version': ask('version_string_with_package', 'version_string', '__version__'),
+    }
+    if facts['product'] is None and isinstance(version, types.ModuleType):
+        facts['product'] = version.__name__.partition('.')[0]
+    return _Converter().convert(facts)
 
 
 def _collect_threads(
@@ -936,8 +929,9 @@ def _collect_threads(
     current: dict[int, Any] = getattr(sys, '_current_exceptions', dict)()  # CPython 3.10; a tuple before 3.12
     errors = {ident: error[1] if isinstance(error, tuple) else error for ident, error in current.items()}
     errors = {ident: error for ident, error in errors.items() if error is not None}
-    handled = _bounded(_error_texts, errors, timeout=timeout, key='errors') if errors else {}
-    del current, errors
+    # The text of an exception is foreign code.
+    texts = _bounded(lambda: list(map(_error_text, errors.values())), timeout=timeout, key='errors') if errors else []
+    handled = dict(zip(errors, texts)) if type(texts) is list else {}
     reporting = shown if shown != _thread_of(sys._getframe()) else None
     grouper = _Grouper()
     for ident, stack in stacks:
@@ -955,20 +949,15 @@ def _collect_threads(
                 # The one that waits for this report: what it did before, the kernel no longer knows.
                 facts['state'] = 'reporting' if ident == reporting else _STATES.get(fields[0], fields[0])
                 facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
-        if isinstance(handled, dict) and ident in handled:
+        if ident in handled:
             facts['handling'] = handled[ident]
         return facts
 
     return grouper.entries('Thread', describe, source)
 
 
-def _error_texts(errors: dict[int, BaseException]) -> dict[int, str]:
-    """Return the texts of the exceptions that threads are handling. They are foreign code."""
-    return {ident: _error_text(error) for ident, error in errors.items()}
-
-
 def _capture_greenlets(
-    heap: list[list[Any]], current: object, frame: types.FrameType | None, thread: int | None
+    heap: list[list[Any]], current: object, frame: Frame, thread: int | None
 ) -> tuple[_Grouper, dict[str, int]]:
     """Return the greenlets by their stacks, and how many are finished or not started."""
     found = heap[0]
@@ -1016,7 +1005,7 @@ def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
             awaitable = next((one for one in inside if type(one) in _AWAITS), None)
 
 
-def _capture_tasks(heap: list[list[Any]], frame: types.FrameType | None, thread: int | None) -> _Grouper:
+def _capture_tasks(heap: list[list[Any]], frame: Frame, thread: int | None) -> _Grouper:
     """Return the unfinished asyncio tasks by their chains of awaits."""
     grouper = _Grouper()
     tops: dict[Any, Any] = {**sys._current_frames(), thread: frame}
@@ -1064,7 +1053,7 @@ def _collect_processes(timeout: float) -> dict[str, object]:
     tree = _process(os.getpid(), os.getppid(), 'running', {}, timeout)
     facts: dict[str, object] = {'process': tree, 'time': _iso_time(time.time())}
     with contextlib.suppress(OSError, ValueError, IndexError):
-        uptime = float(_read_proc('/proc/uptime').split()[0]) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
+        uptime = float(_read('/proc/uptime').split()[0]) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
         facts.update({'start time': _iso_time(time.time() - uptime), 'uptime': f'{uptime:.0f} s'})
     arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
     facts['command line'] = ' '.join(map(str, _Converter().sequence(arguments)))
@@ -1075,7 +1064,7 @@ def _collect_processes(timeout: float) -> dict[str, object]:
         facts['platform'] = ' '.join(os.uname())
     facts['cpu seconds'] = round(time.process_time(), 2)
     with contextlib.suppress(OSError, ValueError, IndexError):
-        facts['resident memory'] = f'{int(_read_proc("/proc/self/statm").split()[1]) * _PAGE / 2**20:.1f} MiB'
+        facts['resident memory'] = f'{int(_read("/proc/self/statm").split()[1]) * _PAGE / 2**20:.1f} MiB'
     if resource is not None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
         facts['peak resident memory'] = f'{peak / (2**20 if sys.platform == "darwin" else 2**10):.1f} MiB'
@@ -1095,15 +1084,7 @@ def _iso_time(moment: float) -> str:
 
 def _stat_fields(path: str) -> list[str]:
     """Return the fields of a stat file in /proc, from the state on; the name before it may hold anything."""
-    return _read_proc(path).rpartition(b')')[2].decode('ascii').split()
-
-
-def _read_proc(path: str) -> bytes:
-    descriptor = _os.open(path, os.O_RDONLY)
-    try:
-        return _os.read(descriptor, 1 << 16)
-    finally:
-        _os.close(descriptor)
+    return _read(path).rpartition(b')')[2].decode('ascii').split()
 
 
 def _child_pids(pid: int) -> list[int]:
@@ -1112,7 +1093,7 @@ def _child_pids(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         for thread in os.listdir(f'/proc/{pid}/task'):
             with contextlib.suppress(OSError):
-                pids.extend(map(int, _read_proc(f'/proc/{pid}/task/{thread}/children').split()))
+                pids.extend(map(int, _read(f'/proc/{pid}/task/{thread}/children').split()))
     return sorted(pids)
 
 
@@ -1123,7 +1104,7 @@ def _process(pid: int, parent: int, state: str, names: dict[int, str], timeout: 
     except (OSError, AttributeError):
         uid = -1
     if uid not in names:  # the data base of users may be on a server that does not answer
-        name = _bounded(_user_name, uid, timeout=timeout, key=('user', uid))
+        name = _bounded(lambda: pwd.getpwuid(uid).pw_name, timeout=timeout, key=('user', uid))
         names[uid] = name if isinstance(name, str) else str(uid)
     children = []
     for child in _child_pids(pid):
@@ -1131,10 +1112,6 @@ def _process(pid: int, parent: int, state: str, names: dict[int, str], timeout: 
             letter = _stat_fields(f'/proc/{child}/stat')[0]
             children.append(_process(child, pid, _STATES.get(letter, letter), names, timeout))
     return _Process(pid, parent, names[uid], uid, state, children)
-
-
-def _user_name(uid: int) -> str:
-    return pwd.getpwuid(uid).pw_name
 
 
 def _collect_configuration(conf: Any) -> object:
@@ -1259,23 +1236,18 @@ def _entry_lines(entry: _Entry) -> Iterator[str]:
     yield from _stack_lines(entry.stack) if entry.members else ['']
 
 
-_FACTS = {
-    'name': '{}',
-    'daemon': 'daemon',
-    'native_id': 'native id {}',
-    'state': '{}',
-    'cpu_seconds': '{:.2f} s cpu',
-    'waits_for': 'waits for {}',
-}
-
-
 def _fact_lines(member: dict[str, object], many: bool) -> Iterator[str]:
     """Yield what is known of one thread, green thread or task."""
     ident = f'#{member["id"]} ' if many and 'id' in member else ''
+    forms = {
+        'daemon': 'daemon',
+        'native_id': 'native id {}',
+        'cpu_seconds': '{:.2f} s cpu',
+        'waits_for': 'waits for {}',
+    }
+    known = {key: value for key, value in member.items() if key not in ('id', 'handling')}
     facts = [
-        form.format(member[key])
-        for key, form in _FACTS.items()
-        if member.get(key) is not None and member[key] is not False
+        forms.get(key, '{}').format(value) for key, value in known.items() if value is not None and value is not False
     ]
     if ident or facts:
         yield f'{ident}{", ".join(facts)}'.rstrip()
@@ -1307,7 +1279,7 @@ class JSONGuruMeditation(GuruMeditation):
 
     _ending = '.json'
 
-    def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
+    def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
         super().__init__(version, frame, conf)
         import json  # here, since nothing is imported while a report is made
 
@@ -1334,19 +1306,12 @@ def _jsonable(data: Any) -> object:
 
 # -- Deliver: a file in log_dir, else stderr, else a private file ---
 
-_stderr_at_setup: list[tuple[int, int]] = []  # device and inode
+_stderr_at_setup: list[os.stat_result] = []  # what descriptor 2 was
 
 
 def _remember_stderr() -> None:
-    _stderr_at_setup[:] = _stderr_now()
-
-
-def _stderr_now() -> list[tuple[int, int]]:
-    try:
-        status = os.fstat(2)
-    except OSError:
-        return []
-    return [(status.st_dev, status.st_ino)]
+    with contextlib.suppress(OSError):
+        _stderr_at_setup[:] = [os.fstat(2)]
 
 
 def _stderr_descriptor() -> int | None:
@@ -1355,12 +1320,15 @@ def _stderr_descriptor() -> int | None:
     sys.stderr may be None, closed, or any object. Then it is descriptor 2, if that is still the same file as at set-up
     and not a data base that has been opened since.
     """
-    descriptor = 2 if _stderr_now() == _stderr_at_setup != [] else None
+    descriptor = None
+    with contextlib.suppress(OSError):
+        if _stderr_at_setup and os.path.samestat(os.fstat(2), _stderr_at_setup[0]):
+            descriptor = 2
     with contextlib.suppress(OSError, ValueError):
         if type(sys.stderr) is io.TextIOWrapper:
             descriptor = sys.stderr.fileno()
     with contextlib.suppress(OSError):
-        if descriptor is not None and os.fstat(descriptor).st_rdev == os.stat(os.devnull).st_rdev:
+        if descriptor is not None and os.path.samestat(os.fstat(descriptor), os.stat(os.devnull)):
             return None  # a daemon's: nobody would see it
     return descriptor
 
@@ -1398,7 +1366,8 @@ def _write_stderr(text: str, timeout: float) -> bool:
 
 def _create_file(folder: str, name: str, data: bytes) -> str:
     """Write a new private file and return its path."""
-    stem, ending = os.path.splitext(name)
+    stem = name.removesuffix('.json')
+    ending = name[len(stem) :]
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_NOFOLLOW', 0)
     for count in itertools.count(2):
         path = os.path.join(folder, name)
@@ -1426,10 +1395,8 @@ def _write(descriptor: int, data: bytes, deadline: float = math.inf) -> None:
     try:
         while rest:
             try:
-                if (
-                    deadline < math.inf
-                    and not select.select([], [descriptor], [], max(0, deadline - time.monotonic()))[1]
-                ):
+                left = max(0.0, deadline - time.monotonic())
+                if deadline < math.inf and not select.select([], [descriptor], [], left)[1]:
                     raise TimeoutError(errno.ETIMEDOUT, 'nothing is read from it')
                 rest = rest[_os.write(descriptor, rest if deadline == math.inf else rest[:_CHUNK]) :]
                 delay = 0.001
