@@ -78,6 +78,7 @@ _MAX_BITS = 4096  # of an int
 _MAX_SOURCE = 1 << 23  # bytes of a source file that is read for its lines
 _MAX_LINE = 1000  # characters of a source line
 _MAX_HOLD = 60.0  # seconds that the program waits for its report, whatever happens (a dead NFS mount)
+_SWITCH_INTERVAL = 1e-4  # seconds, while a report is made
 _HEADROOM = 500  # frames above the recursion limit, for a report made in place
 _STACK_SIZE = 16 << 20  # bytes of C stack for a helper thread, for generators that recurse without end
 _CHUNK = 512  # bytes that a pipe called writable takes at once: _POSIX_PIPE_BUF
@@ -213,7 +214,7 @@ def _pause(seconds: float) -> None:
 # -- Trigger: a signal, a touched file, or a call of run() ---
 
 _turn: list[None] = [None]  # who pops the item makes the report; not a lock, which might be a green one
-_before: list[tuple[bool, int]] = []  # the collector's state and the recursion limit, while a report is made
+_before: list[tuple[bool, int, float]] = []  # what _begin() has changed, as it was
 _autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
 _hooks: list[Callable[[], None]] = []  # registered with os and atexit, once
 
@@ -221,7 +222,8 @@ _hooks: list[Callable[[], None]] = []  # registered with os and atexit, once
 def _begin(timeout: float = 0.0) -> bool:
     """Return whether it is our turn to make a report: there is one at a time. _end() ends it.
 
-    Meanwhile the collector is off, since finalizers are foreign code, and there is room under the recursion limit.
+    Meanwhile the collector is off, since finalizers are foreign code; there is room under the recursion limit; and
+    threads take turns more often: after every system call a busy thread would keep the interpreter for 5 ms.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -232,9 +234,10 @@ def _begin(timeout: float = 0.0) -> bool:
             if time.monotonic() >= deadline:
                 return False
             _pause(0.01)
-    _before[:] = [(gc.isenabled(), sys.getrecursionlimit())]
+    _before[:] = [(gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())]
     gc.disable()
     sys.setrecursionlimit(min(_before[0][1] + _HEADROOM, 2**31 - 1))
+    sys.setswitchinterval(min(_before[0][2], _SWITCH_INTERVAL))
     return True
 
 
@@ -244,7 +247,8 @@ def _end() -> None:
 
 
 def _restore() -> None:
-    for collecting, limit in _before:
+    for collecting, limit, interval in _before:
+        sys.setswitchinterval(interval)
         try:
             sys.setrecursionlimit(limit)
         except RecursionError:  # CPython 3.9 asks for 50 free frames; a new thread has them
@@ -969,10 +973,26 @@ def _capture_greenlets(
         elif stack:
             grouper.add((green, None), stack)
         elif kind.__bool__(green) and not kind.dead.__get__(green):
-            grouper.add((green, 'running in another thread'), ())
+            where = _thread_below(kind, green)
+            grouper.add((green, f'running in Thread #{where}' if where else 'running'), (), id(green))
         else:
             others['finished' if kind.dead.__get__(green) else 'not started'] += 1
     return grouper, others
+
+
+def _thread_below(kind: Any, green: Any) -> int | None:
+    """Return the thread that a greenlet runs in, if that can be told.
+
+    A greenlet does not know, but its outermost parent, once suspended, ends in the frame that began the thread.
+    """
+    while parent := kind.parent.__get__(green):
+        green = parent
+    frame = kind.gr_frame.__get__(green)
+    while frame and frame.f_back:
+        frame = frame.f_back
+    if frame and frame.f_code is threading.Thread._bootstrap.__code__:  # type: ignore[attr-defined]
+        return object.__getattribute__(frame.f_locals['self'], '__dict__').get('_ident')  # type: ignore[no-any-return]
+    return threading.main_thread().ident if frame and frame.f_code.co_name == '<module>' else None
 
 
 def _collect_greenlets(captured: tuple[_Grouper, dict[str, int]], source: _Source) -> list[_Entry]:

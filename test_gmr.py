@@ -536,6 +536,88 @@ if greenlet:
             self.assertRegex(report['Green Threads'], rf'running in Thread #{thread}\n\n.* in inside\n')
             self.assertRegex(report['Green Threads'], r'------ +Green Thread +------\n\n.*\n\n.* in <module>\n')
 
+        def test_one_that_runs_in_another_thread_says_in_which(self):
+            report = sections(
+                report_of("""
+                import greenlet
+                started, stop = threading.Event(), []
+                def spin():
+                    started.set()
+                    while not stop:
+                        time.sleep(0.01)
+                thread = threading.Thread(target=lambda: greenlet.greenlet(spin).switch(), name='spins')
+                thread.start()
+                started.wait()
+                setup('1')
+                hold()
+                stop.append(1)
+            """)
+            )
+            ident = re.search(r'Thread #(\d+) +------\n\nspins', report['Threads'])[1]
+            self.assertIn(f'running in Thread #{ident}\n', report['Green Threads'])
+
+
+class StressTest(unittest.TestCase):
+    def test_stacks_of_threads_and_greenlets_that_move_on_are_whole(self):
+        # Each function calls the next from one line only: any other line above it would be of another moment.
+        with Child("""
+            try:
+                import greenlet
+            except ImportError:
+                greenlet = None
+            source = [
+                'def outer(n):', ' n += 1', ' n += 2', ' middle(n)', ' n += 3', ' n += 4',
+                'def middle(n):', ' n += 1', ' inner(n)', ' n += 2', ' n += 3',
+                'def inner(n):', ' n += 1', ' switch()', ' n += 2']
+            calls = {'outer': 4, 'middle': 9}
+            stop = []
+            def outer_that_calls(switch):
+                names = {'switch': switch}
+                exec(compile(chr(10).join(source), 'stress.py', 'exec'), names)
+                return names['outer']
+            def threads_work():
+                outer = outer_that_calls(int)
+                while not stop:
+                    outer(1)
+            def greenlets_work():
+                outer = outer_that_calls(lambda: greenlet.getcurrent().parent.switch())
+                def body():
+                    while not stop:
+                        outer(1)
+                kept = [greenlet.greenlet(body) for n in range(20)]
+                while not stop:
+                    for one in kept:
+                        one.switch()
+            threads = [threading.Thread(target=threads_work) for n in range(3)]
+            if greenlet:
+                threads.append(threading.Thread(target=greenlets_work))
+            for thread in threads:
+                thread.start()
+            sys.setswitchinterval(1e-5)
+            whole = 0
+            class Report(gmr.GuruMeditation):
+                def _render(self, sections):
+                    global whole
+                    for title, entries in sections:
+                        for entry in entries if title in ('Threads', 'Green Threads') else ():
+                            stack = [frame for frame in entry.stack if frame.file == 'stress.py']
+                            for above, below in zip(stack, stack[1:]):
+                                assert above.line == calls[above.name], stack
+                                assert (above.name, below.name) in (('outer', 'middle'), ('middle', 'inner')), stack
+                                whole += 1
+                    return 'fine'
+            for n in range(1000):
+                text = Report('1').run()
+                assert text == 'fine', text
+            stop.append(1)
+            for thread in threads:
+                thread.join()
+            print(whole)
+        """) as child:
+            child.process.wait(10 * DEADLINE)
+            self.assertEqual(child.finish(), 0, child.text()[-2000:])
+            self.assertGreater(int(child.out), 1000)
+
 
 def patched_tests(patch):
     """Return the tests of a real monkey-patched program."""
@@ -959,6 +1041,20 @@ class StandardErrorTest(unittest.TestCase):
                     self.assertEqual(child.finish(), 0)
                     self.assertIn(b'survived', child.out)
 
+    def test_a_pipe_that_is_drained_slowly_gets_all_of_it(self):
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        body = "gmr.register_section('Long', lambda: 'x' * 300_000)\nsetup('1')\nhold()"
+        with Child(body, stderr=writer) as child, open(reader, 'rb', buffering=0) as pipe:
+            os.close(writer)
+            os.kill(child.wait_ready().pid, signal.SIGUSR2)
+            data = b''
+            while not data.endswith(END.encode()):
+                data += pipe.read(10_000)
+                time.sleep(0.001)
+            self.assertEqual(data.count(b'x' * 300_000), 1)
+            self.assertEqual(child.finish(), 0)
+
     def test_ascii_only(self):
         text = report_of("gmr.register_section('X', lambda: '\\u00e9'); setup('1'); hold()", PYTHONIOENCODING='ascii')
         self.assertEqual(sections(text)['X'], '\\xe9\n')
@@ -1330,7 +1426,7 @@ class AftermathTest(unittest.TestCase):
             assert after[1] <= before[1], (before, after)
             assert after[2] <= before[2] + 50, (before, after)
             assert after[3] <= before[3] + 8000, (before, after)
-            assert gc.isenabled() and sys.getrecursionlimit() == 1000
+            assert gc.isenabled() and sys.getrecursionlimit() == 1000 and abs(sys.getswitchinterval() - 0.005) < 1e-6
             assert handlers == [signal.getsignal(n) for n in signal.valid_signals() if n != signal.SIGUSR2]
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
