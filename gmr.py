@@ -384,8 +384,8 @@ class GuruMeditation:
         :param conf: the configuration to show; see GuruMeditation.
         :param setup_signal: whether to install the signal handler.
         :param watch_file: a file or directory: a thread makes a report whenever its modification time changes, also
-            while the main thread is stuck in C. It may be missing. By default the option `file_event_handler` of the
-            group `oslo_reports` in `conf`.
+            while the main thread is in a C call that lets other threads run. It may be missing. By default the option
+            `file_event_handler` of the group `oslo_reports` in `conf`.
         :param watch_interval: how often to look at it, in seconds; by default `file_event_handler_interval` there.
         :param instant_stacks: whether faulthandler prints the raw stacks of all threads at once, before the report.
         :raises ValueError: called outside the main thread, no such signal, or an interval that is no positive number.
@@ -409,18 +409,23 @@ class GuruMeditation:
         if signum is None:
             signum = getattr(signal, 'SIGUSR2', None)
         if setup_signal and signum is not None:
-            report._listen(signum, instant_stacks)
+            report._listen(signum)
         elif setup_signal and not report._watch_file:
             warnings.warn('this platform has no SIGUSR2: pass signum or watch_file', RuntimeWarning, stacklevel=2)
         for old in _autorun:
-            old._stop.put(None)
+            old._stop_listening()
+        if instant_stacks and report._signal:
+            import faulthandler
+
+            faulthandler.register(report._signal[0], file=2, all_threads=True, chain=True)
+            report._instant = True
         _autorun[:] = [report]
         _remember_stderr()
         _register_hooks()
         report._start_watcher()
 
-    def _listen(self, signum: int, instant_stacks: bool) -> None:
-        """Install the signal handler in the place of the one of an earlier call."""
+    def _listen(self, signum: int) -> None:
+        """Install the signal handler."""
         if signum not in signal.valid_signals():
             raise ValueError(f'signum: there is no signal {signum!r}')
         try:
@@ -429,19 +434,17 @@ class GuruMeditation:
             raise ValueError(f'signum: signal {signum} cannot be handled') from None
         except ValueError:
             raise ValueError('setup_autorun() must be called from the main thread') from None
-        self._signal = signum, previous
-        for old, before in filter(None, (report._signal for report in _autorun)):
-            if old == signum:
-                self._signal = signum, before
-            elif isinstance(getattr(signal.getsignal(old), '__self__', None), GuruMeditation):
-                signal.signal(old, signal.SIG_DFL if before is None else before)
-            if any(report._instant for report in _autorun):
-                sys.modules['faulthandler'].unregister(old)
-        if instant_stacks:
-            import faulthandler
+        owner = getattr(previous, '__self__', None)
+        self._signal = signum, owner._signal[1] if isinstance(owner, GuruMeditation) and owner._signal else previous
 
-            faulthandler.register(signum, file=2, all_threads=True, chain=True)
-            self._instant = True
+    def _stop_listening(self) -> None:
+        """End the watcher, and put the signal handler before ours back."""
+        self._stop.put(None)
+        number, before = self._signal or (0, None)
+        if self._instant:
+            sys.modules['faulthandler'].unregister(number)
+        if number and signal.getsignal(number) == self._on_signal:
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _start_watcher(self) -> None:
         if self._watch_file:
@@ -468,13 +471,13 @@ class GuruMeditation:
     def _on_signal(self, signum: int, frame: Frame) -> None:
         """Make a report while the interrupted code waits."""
         outer = frame
-        while not _turn and outer:
-            if outer.f_code is GuruMeditation._on_signal.__code__:  # its report is being made: this one is dropped,
-                self._again = self._delivering  # but who asks again on seeing its end gets one more
-                return
+        while outer:
+            if outer.f_code is GuruMeditation._on_signal.__code__:
+                if not _turn:  # a report is being made: this one is dropped,
+                    self._again = self._delivering  # but who asks again on seeing its end gets one more
+                    return
+                frame = outer.f_back
             outer = outer.f_back
-        while frame and frame.f_code.co_filename == _HERE:  # the end of this very function
-            frame = frame.f_back
         try:
             self._again = True
             while self._again:
@@ -947,7 +950,7 @@ def _collect_threads(
         if thread is not None:
             known = object.__getattribute__(thread, '__dict__')  # a subclass may have made properties of these
             native = os.getpid() if thread is main else known.get('_native_id')
-            facts.update(name=_clean(str(known.get('_name'))), daemon=known.get('_daemonic'), native_id=native)
+            facts.update(name=_clean(_redact(str(known.get('_name')))), daemon=known.get('_daemonic'), native_id=native)
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = _stat_fields(f'/proc/self/task/{native}/stat')
                 # The one that waits for this report: what it did before, the kernel no longer knows.
@@ -1078,16 +1081,18 @@ def _collect_processes(timeout: float) -> dict[str, object]:
     arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
     facts['command line'] = ' '.join(map(str, _Converter().sequence(arguments)))
     with contextlib.suppress(OSError):
-        facts['working directory'] = _clean(os.getcwd())
+        facts['working directory'] = _clean(_redact(os.getcwd()))
     facts['python'] = f'{sys.implementation.name} {sys.version.split()[0]} at {sys.executable}'
     if hasattr(os, 'uname'):
         facts['platform'] = ' '.join(os.uname())
     facts['cpu seconds'] = round(time.process_time(), 2)
+    now = 0.0
     with contextlib.suppress(OSError, ValueError, IndexError):
-        facts['resident memory'] = f'{int(_read("/proc/self/statm").split()[1]) * _PAGE / 2**20:.1f} MiB'
+        now = int(_read('/proc/self/statm').split()[1]) * _PAGE / 2**20
+        facts['resident memory'] = f'{now:.1f} MiB'
     if resource is not None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, but bytes on macOS
-        facts['peak resident memory'] = f'{peak / (2**20 if sys.platform == "darwin" else 2**10):.1f} MiB'
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+        facts['peak resident memory'] = f'{max(now, peak):.1f} MiB'  # the kernel counts the two on their own
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         try:
             facts['open files'] = f'{len(os.listdir("/proc/self/fd")) - 1} of {limit}'
@@ -1357,7 +1362,7 @@ def _deliver(text: str, log_dir: object, name: str, timeout: float) -> None:
     """Write a report where it belongs, or else where it can be written."""
     data, reason = f'{text}\n'.encode(), ''
     if isinstance(log_dir, (str, os.PathLike)) and log_dir:
-        folder = os.fspath(log_dir)
+        folder = os.path.abspath(log_dir)
         path = _bounded(_create_file, folder, name, data, timeout=timeout, key=('file', folder), native=True)
         if isinstance(path, str):
             _write_stderr(f'Guru Meditation Report: {path}\n', timeout)
@@ -1444,7 +1449,7 @@ setup_autorun = TextGuruMeditation.setup_autorun
 def main(arguments: list[str]) -> int:
     """Report on this very process, by the path that a signal takes."""
     os.dup2(1, 2)  # the report is what the command prints
-    setup_autorun(sys.modules[__name__], service_name='gmr')
+    setup_autorun(types.SimpleNamespace(product='gmr', version_string=__version__), service_name='gmr')
     signal.raise_signal(signal.SIGUSR2)
     return 0
 

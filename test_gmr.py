@@ -255,6 +255,33 @@ class InterfaceTest(unittest.TestCase):
             self.assertIn('version = 2', child.wait_ready().signal(signal.SIGUSR1))
             self.assertEqual(child.finish(), 0)
 
+    def test_each_set_up_puts_back_what_the_one_before_had_found(self):
+        with Child("""
+            import faulthandler
+            def own(*args): pass
+            signal.signal(signal.SIGUSR2, own)
+            setup('1', instant_stacks=True)
+            setup('2')
+            setup('3', setup_signal=False)
+            assert signal.getsignal(signal.SIGUSR2) is own
+            assert not faulthandler.unregister(signal.SIGUSR2)
+            setup('4', instant_stacks=True)
+            setup('5', signum=signal.SIGUSR1, instant_stacks=True)
+            assert signal.getsignal(signal.SIGUSR2) is own
+            assert not faulthandler.unregister(signal.SIGUSR2)
+            assert faulthandler.unregister(signal.SIGUSR1)
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text())
+
+    def test_the_command_prints_a_report_of_its_own_process(self):
+        run = subprocess.run([sys.executable, '-S', gmr.__file__], stdout=subprocess.PIPE, timeout=DEADLINE, text=True)
+        self.assertEqual(run.returncode, 0)
+        self.assertIn(f'product = gmr\nvendor = None\nversion = {gmr.__version__}\n', run.stdout)
+        self.assertRegex(
+            run.stdout, r'MainThread, native id \d+, reporting, .*\n\n.* in <module>\n.*\n\n.* in main\n    `signal'
+        )
+        self.assertNotIn('_on_signal', run.stdout)
+
     def test_setup_signal_false_leaves_signals_alone(self):
         with Child("""
             setup('1', setup_signal=False)
