@@ -1196,6 +1196,55 @@ class InterruptedTest(unittest.TestCase):
             count=2,
         )
 
+    def test_ten_frames_below_the_recursion_limit_where_no_thread_can_be_had(self):
+        self.check("""
+            setup('1')
+            gmr._thread.start_new_thread = None
+            def depth():
+                frame, n = sys._getframe(), 0
+                while frame:
+                    frame, n = frame.f_back, n + 1
+                return n
+            def descend(n):
+                if n:
+                    descend(n - 1)
+                else:
+                    hold()
+            descend(sys.getrecursionlimit() - depth() - 13)
+            while sys.getrecursionlimit() != 1000:
+                time.sleep(0.01)
+        """)
+
+    def test_nothing_is_imported_meanwhile(self):
+        self.check("""
+            class Finder:
+                names = []
+                @classmethod
+                def find_spec(cls, name, path=None, target=None):
+                    cls.names.append(name)
+            gmr.register_section('Fails', lambda: 1 / 0)
+            gmr.register_section('Data', lambda: {'password': 'x', 'url': 'a://b:c@d'})
+            setup('1', conf={'a': 1})
+            sys.meta_path.insert(0, Finder)
+            hold()
+            assert not Finder.names, Finder.names
+        """)
+
+    def test_no_finalizer_runs_meanwhile(self):
+        self.check("""
+            class Finalized:
+                early = []
+                def __init__(self):
+                    self.me = self
+                def __del__(self):
+                    self.early.extend(gmr._before)
+            gmr.register_section('Garbage', lambda: [str(Finalized()) for n in range(3000)])
+            setup('1')
+            hold()
+            gc.collect()
+            assert not Finalized.early
+        """)
+
     def test_holding_the_lock_of_the_thread_registry_or_of_logging_or_of_an_import(self):
         for lines in (
             'with threading._active_limbo_lock: hold()',
@@ -1329,6 +1378,7 @@ class InterruptedTest(unittest.TestCase):
             def endless():
                 return sorted([1, 2], key=lambda item: endless())
             gmr.register_section('Endless', endless)
+            threading.stack_size(65536)
             setup('1')
             hold()
         """)[0]
