@@ -80,7 +80,6 @@ _MAX_LINE = 1000  # characters of a source line
 _MAX_HOLD = 60.0  # seconds that the program waits for its report, whatever happens (a dead NFS mount)
 _SWITCH_INTERVAL = 1e-4  # seconds, while a report is made
 _HEADROOM = 500  # frames above the recursion limit, for a report made in place
-_STACK_SIZE = 16 << 20  # bytes of C stack for a helper thread, for generators that recurse without end
 _CHUNK = 512  # bytes that a pipe called writable takes at once: _POSIX_PIPE_BUF
 _TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
 _PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
@@ -133,9 +132,8 @@ def _start_thread(function: Callable[[], object], native: bool = False) -> int:
     # In a patched process the program's locks belong to green threads: foreign code must not meet them elsewhere.
     if not isinstance(start, types.BuiltinFunctionType) or sys.is_finalizing():
         raise _NoThreadError
-    size = threading.stack_size()
+    size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
     try:
-        threading.stack_size(_STACK_SIZE)
         return start(function, ())  # type: ignore[no-any-return]
     except (RuntimeError, MemoryError, ValueError):
         raise _NoThreadError from None

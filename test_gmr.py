@@ -615,12 +615,11 @@ class StressTest(unittest.TestCase):
                 while not stop:
                     for one in kept:
                         one.switch()
-            threads = [threading.Thread(target=threads_work) for n in range(3)]
+            threads = [threading.Thread(target=threads_work, daemon=True) for n in range(2)]
             if greenlet:
-                threads.append(threading.Thread(target=greenlets_work))
+                threads.append(threading.Thread(target=greenlets_work, daemon=True))
             for thread in threads:
                 thread.start()
-            sys.setswitchinterval(1e-5)
             whole = 0
             class Report(gmr.GuruMeditation):
                 def _render(self, sections):
