@@ -86,7 +86,8 @@ _PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
 _STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', 'traced', 'zombie', 'idle')))
 _HERE = (lambda: None).__code__.co_filename  # as code objects name this file
 # A write to a dead pipe, a full file or a foreign terminal raises these; by default they kill or stop the process.
-_WRITE_SIGNALS = {getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU') if hasattr(signal, name)}
+_MASKABLE = hasattr(signal, 'pthread_sigmask')
+_WRITE_SIGNALS = {getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU') if _MASKABLE}
 
 _Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
 
@@ -296,8 +297,11 @@ def _in_helper(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         try:
             _start_thread(work)
-        except _NoThreadError:
+        except _NoThreadError:  # in place: what handlers would raise must wait
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()) if _MASKABLE else None
             work()
+            if mask is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while not results and time.monotonic() < deadline:
             try:
                 done.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -560,6 +564,10 @@ class GuruMeditation:
         raise NotImplementedError('use TextGuruMeditation or JSONGuruMeditation')
 
 
+def _host() -> str:
+    return os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
+
+
 def _program() -> str:
     return os.path.basename(str((getattr(sys, 'argv', None) or ['python'])[0])) or 'python'
 
@@ -712,7 +720,9 @@ def _read_lines(name: str) -> list[str]:
 
 def _read(path: str, size: int = 1 << 16) -> bytes:
     """Return what a regular file holds. By the C functions: a patched open() may be a green one."""
-    if not stat.S_ISREG(_os.stat(path).st_mode):  # asked before it is opened: opening rewinds a tape
+    if not path.startswith('/proc/') and not stat.S_ISREG(
+        _os.stat(path).st_mode
+    ):  # asked before it is opened: opening rewinds a tape
         raise OSError(errno.EINVAL, 'not a regular file', path)
     descriptor = _os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
     try:
@@ -1016,23 +1026,31 @@ _AWAITS = {  # the frame of an awaitable, and what it awaits itself
 
 def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
     """Yield the frames from a coroutine down to its innermost await."""
-    while awaitable is not None:
+    seen = set()  # iter(function, coroutine) as an awaitable leads back to the coroutine
+    while awaitable is not None and id(awaitable) not in seen:
+        seen.add(id(awaitable))
         if type(awaitable) in _AWAITS:
             frame, awaitable = _AWAITS[type(awaitable)](awaitable)
             if frame is not None:
                 yield frame
         else:  # a step of an async generator, or of __await__(): only the collector knows what is in it
             inside = gc.get_referents(awaitable) if type(awaitable).__module__ == 'builtins' else []
-            awaitable = next((one for one in inside if type(one) in _AWAITS), None)
+            kinds = (*_AWAITS, *(type(one) for one in inside if type(one).__name__.startswith('async_generator_')))
+            awaitable = next((one for one in inside if type(one) in kinds), None)
 
 
 def _capture_tasks(heap: list[list[Any]], frame: Frame, thread: int | None) -> _Grouper:
     """Return the unfinished asyncio tasks by their chains of awaits."""
     grouper = _Grouper()
-    tops: dict[Any, Any] = {**sys._current_frames(), thread: frame}
+    # The frames of all threads with their lines, in one uninterrupted pass.
+    idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
+    walks = [_walk(itertools.chain.from_iterable(map(dict.values, top))) for top in tops] if heap[1] else [(), ()]
+    steps: Iterator[Any] = map(list, map(zip, walks[0], map(map, itertools.repeat(_CODE_AND_LINE), walks[1])))
+    threads: dict[Any, Any] = dict(zip(itertools.chain.from_iterable(idents), steps))
+    threads[thread] = [(one, _CODE_AND_LINE(one)) for one in next(_walk([frame]))]
     for task in heap[1]:
-        coroutine = task._coro
-        if task._state != 'PENDING' or type(coroutine) not in _AWAITS:
+        coroutine, state = _attempt(operator.attrgetter('_coro', '_state'), task)  # a subclass may have its own
+        if isinstance(state, str) and state != 'PENDING':  # of a failure it is the stack
             continue
         stack: _Stack = ()
         chain: list[Any] = []
@@ -1041,17 +1059,19 @@ def _capture_tasks(heap: list[list[Any]], frame: Frame, thread: int | None) -> _
             stack = tuple(map(_CODE_AND_LINE, reversed(chain)))
             if list(_await_chain(coroutine)) == chain:
                 break
-        if getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
+        if type(coroutine) in _AWAITS and getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
             state = 'running'
-            for ident, frames in zip(tops, map(list, _walk(tops.values()))):
+            for ident, walked in threads.items():
+                frames = [step[0] for step in walked]
                 if chain and chain[0] in frames:
-                    stack = tuple(map(_CODE_AND_LINE, frames[: frames.index(chain[0]) + 1]))
+                    stack = tuple(step[1] for step in walked[: frames.index(chain[0]) + 1])
                     state = f'running in Thread #{ident}'
         else:
             fresh = not getattr(coroutine, 'cr_suspended', not chain or chain[0].f_lasti != -1)  # CPython 3.11
             state = 'not started' if fresh and len(chain) == 1 else 'waiting'
         grouper.add((task, state), stack, state)
-    tops.clear()
+    threads.clear()
+    del idents, tops, walks, steps, frame
     return grouper
 
 
@@ -1060,9 +1080,11 @@ def _collect_tasks(grouper: _Grouper, source: _Source, kinds: list[type]) -> lis
 
     def describe(member: tuple[Any, str]) -> dict[str, object]:
         task, state = member
-        waiter = task._fut_waiter
-        awaited = [one for one in (waiter, *getattr(waiter, '_children', ())) if type(one) in kinds]
-        names = [_clean(_redact(str(one.get_name()))) for one in (task, *awaited[:3])]
+        waiter = _attempt(getattr, task, '_fut_waiter', None)  # a subclass may have its own of these
+        children = _attempt(getattr, waiter, '_children', ())
+        awaited = [one for one in (waiter, *(children if type(children) is list else ())) if type(one) in kinds]
+        names = [_attempt(operator.methodcaller('get_name'), one) for one in (task, *awaited[:3])]
+        names = [_clean(_redact(str(name.error if type(name) is _Failure else name))) for name in names]
         more = f' and {len(awaited) - 3:,} more' if len(awaited) > 3 else ''
         return {'name': names[0], 'state': state, 'waits_for': ', '.join(names[1:]) + more or None}
 
@@ -1309,7 +1331,7 @@ class JSONGuruMeditation(GuruMeditation):
         self._dumps = json.dumps
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
-        header = {'format': 1, 'time': _iso_time(time.time()), 'host': os.uname().nodename, 'pid': os.getpid()}
+        header = {'format': 1, 'time': _iso_time(time.time()), 'host': _host(), 'pid': os.getpid()}
         document: dict[str, object] = {'Guru Meditation': {**header, 'program': _program()}}
         for title, data in sections:
             while title in document:  # a program may call its section as we call ours

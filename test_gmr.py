@@ -1734,6 +1734,45 @@ class AsyncioTest(unittest.TestCase):
         """)
         self.assertRegex(sections(text)['Asyncio Tasks'], r'Task-1, waiting\n\n.* in waits\n.*\n\n.* in sleep\n')
 
+    def test_hostile_tasks_and_awaitables_cost_nothing_but_themselves(self):
+        text = sections(
+            report_of("""
+            import asyncio, collections.abc
+            class Hostile(asyncio.Task):
+                _fut_waiter = _state = property(lambda self: 1 / 0)
+                def get_name(self): raise ValueError('no name')
+            class Circle:
+                def __await__(self): return iter(lambda: None, self.coroutine)
+            class Foreign(collections.abc.Coroutine):
+                def send(self, value): return None
+                def throw(self, *args): raise args[0]
+                def __await__(self): return self
+            async def waits(event):
+                await event.wait()
+            async def circles(circle):
+                await circle
+            async def generate(event):
+                await event.wait()
+                yield 1
+            async def step(event):
+                await generate(event).__anext__()
+            async def main():
+                event, circle = asyncio.Event(), Circle()
+                circle.coroutine = circles(circle)
+                kept = [asyncio.ensure_future(circle.coroutine), asyncio.ensure_future(step(event)),
+                        Hostile(waits(event), loop=asyncio.get_running_loop()), asyncio.get_running_loop().create_task(Foreign())]
+                await asyncio.sleep(0.1)
+                hold()
+                os._exit(0)
+            setup('1')
+            asyncio.run(main())
+        """)
+        )['Asyncio Tasks']
+        self.assertIn('ValueError: no name, waiting', text)
+        self.assertRegex(text, r'in circles\n')
+        self.assertRegex(text, r'in step\n.*\n\n.* in generate\n.*\n\n.* in wait\n')
+        self.assertIn('No Traceback!', text)
+
     def test_no_such_section_where_there_are_no_tasks(self):
         self.assertNotIn('Asyncio', report_of("import asyncio\nsetup('1')\nhold()"))
 
