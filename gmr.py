@@ -660,12 +660,16 @@ class _Grouper:
 
     def __init__(self) -> None:
         self.groups: dict[object, tuple[_Stack, list[Any]]] = {}
+        self.last: tuple[object, _Stack, list[Any]] = (None, (), [])
 
     def add(self, member: Any, stack: _Stack, distinction: object = None) -> None:
         """Add a member; those with another distinction are kept apart."""
-        # By the ids of the code objects: their hash takes in all their constants and instructions.
-        codes, lines = zip(*stack) if stack else ((), ())
-        self.groups.setdefault((distinction, lines, tuple(map(id, codes))), (stack, []))[1].append(member)
+        if not (stack and stack == self.last[1] and distinction == self.last[0]):  # thousands in a row are equal
+            # By the ids of the code objects: their hash takes in all their constants and instructions.
+            codes, lines = zip(*stack) if stack else ((), ())
+            group = self.groups.setdefault((distinction, lines, tuple(map(id, codes))), (stack, []))
+            self.last = distinction, stack, group[1]
+        self.last[2].append(member)
 
     def entries(self, kind: str, describe: Callable[[Any], dict[str, object]], source: _Source) -> list[_Entry]:
         """Return an entry for each group, in the order in which they were found."""
@@ -769,7 +773,7 @@ _UNSET = {'', 'none', 'true', 'false', 'null', '[]', '()', '{}', 'set()', '%s', 
 
 
 def _clean(text: str) -> str:
-    return re.sub(_CONTROL, lambda match: f'\\x{ord(match[0]):02x}', text)
+    return text if text.isprintable() else re.sub(_CONTROL, lambda match: f'\\x{ord(match[0]):02x}', text)
 
 
 def _is_secret(name: str) -> bool:
@@ -778,13 +782,17 @@ def _is_secret(name: str) -> bool:
 
 def _redact(text: str, literals: bool = False) -> str:
     """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
-    if literals:
+    if literals and ('"' in text or "'" in text):
         text = re.sub(_LITERAL, lambda match: _redact(match[0]), text)
-    text = re.sub(_PRIVATE_KEY, rf'\1{_HIDDEN}', text)
-    text = re.sub(_URL_PASSWORD, rf'\1{_HIDDEN}@', text)
-    text = re.sub(_BEARER, rf'\1{_HIDDEN}', text)
-    pieces, end = [], 0
+    if '-----BEGIN' in text:
+        text = re.sub(_PRIVATE_KEY, rf'\1{_HIDDEN}', text)
+    if '://' in text:
+        text = re.sub(_URL_PASSWORD, rf'\1{_HIDDEN}@', text)
     lower = text.lower()  # in lower case the search is ten times faster, but a few letters grow in it
+    if 'bearer' in lower:
+        text = re.sub(_BEARER, rf'\1{_HIDDEN}', text)
+        lower = text.lower()
+    pieces, end = [], 0
     grown = len(lower) != len(text)
     names = re.finditer(SECRET_NAMES, text if grown else lower, re.IGNORECASE if grown else 0)
     for name in names:
@@ -1135,7 +1143,9 @@ def _stat_fields(path: str) -> list[str]:
 def _child_pids(pid: int) -> list[int]:
     """Return the children of a process: its threads' own, which is cheaper than to look at all processes."""
     pids: list[int] = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):  # Windows has neither
+        if pid == os.getpid():  # raises ChildProcessError if there are none
+            _os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         for thread in os.listdir(f'/proc/{pid}/task'):
             with contextlib.suppress(OSError):
                 pids.extend(map(int, _read(f'/proc/{pid}/task/{thread}/children').split()))
