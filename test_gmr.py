@@ -1979,7 +1979,7 @@ class WatchTest(unittest.TestCase):
         self.path += '/later/file'
         with self.child(PYTHONWARNINGS='default') as child:
             child.wait_ready()
-            self.assertIn(b'RuntimeWarning: watch_file', child.err)
+            child.wait_for(lambda: b'RuntimeWarning: watch_file' in child.err, 'the warning')
             os.makedirs(os.path.dirname(self.path))
             self.touch(child)
 
