@@ -35,7 +35,7 @@ except ImportError:  # a bare interpreter: what needs greenlet is not defined th
     greenlet = None
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-DEADLINE = 20.0  # seconds for anything that a child does
+DEADLINE = 60.0  # seconds for anything that a child does
 LINUX = sys.platform == 'linux'
 TITLE = re.compile(r'={72}\n==== *(.*?) *====\n={72}\n')
 
