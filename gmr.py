@@ -87,7 +87,9 @@ _STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', '
 _HERE = (lambda: None).__code__.co_filename  # as code objects name this file
 # A write to a dead pipe, a full file or a foreign terminal raises these; by default they kill or stop the process.
 _MASKABLE = hasattr(signal, 'pthread_sigmask')
-_WRITE_SIGNALS = {getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU') if _MASKABLE}
+_WRITE_SIGNALS = {
+    getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU') if _MASKABLE and hasattr(signal, name)
+}
 
 _Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
 
