@@ -182,7 +182,7 @@ def _bounded(
     if not late or not late.ident:
         return _Failure(f'no answer within {timeout:g} seconds', [])
     ident = late.ident[0]
-    stack = [step for step in dict(_capture_threads(None)).get(ident, ()) if step[0].co_filename != _HERE]
+    stack = [step for step in dict(_capture_threads()).get(ident, ()) if step[0].co_filename != _HERE]
     at_it = f'Thread #{ident} is at it since {_iso_time(late.since)} ({time.time() - late.since:.0f} s)'
     return _Failure(f'no answer within {timeout:g} seconds: {at_it}', _Source().stack(stack))
 
@@ -540,7 +540,7 @@ class GuruMeditation:
         """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
         # All stacks before anything else: whatever reads a file lets the other threads go on.
         thread = _attempt(_thread_of, frame)
-        threads = _attempt(_capture_threads, frame)
+        threads = _attempt(_capture_threads, frame, thread)
         greenlet_kinds = _kinds('greenlet', 'greenlet')
         task_kinds = _kinds('asyncio.tasks', 'Task', '_PyTask', '_CTask')
         found = _attempt(_find_on_heap, greenlet_kinds, task_kinds)
@@ -611,13 +611,12 @@ def _thread_of(frame: Frame) -> int | None:
         del tops, frame
 
 
-def _capture_threads(frame: Frame) -> list[tuple[int, _Stack]]:
-    """Return the stacks of all threads but our own. The thread that runs `frame` starts there."""
+def _capture_threads(frame: Frame = None, shown: int | None = None) -> list[tuple[int, _Stack]]:
+    """Return the stacks of all threads but our own. The thread `shown`, which runs `frame`, starts there."""
     # One dict() of C iterators: it asks for the frames and walks them, and no thread moves on meanwhile.
     idents, tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)))
     frames = itertools.chain.from_iterable(map(dict.values, tops))
     stacks: dict[int | None, _Stack] = dict(zip(itertools.chain.from_iterable(idents), _capture(frames)))
-    shown = _thread_of(frame) if frame else None
     stacks.pop(_thread_of(sys._getframe()), None)
     if shown is not None:
         stacks[shown] = next(_capture([frame]))
