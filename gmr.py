@@ -1476,13 +1476,289 @@ setup_autorun = TextGuruMeditation.setup_autorun
 
 # -- Command line ---
 
+_HELP = """\
+usage: gmr.py [OPTIONS] SCRIPT [ARGS]     run a program that answers kill -USR2
+       gmr.py [OPTIONS] -m MODULE [ARGS]  the same for a module
+       gmr.py [OPTIONS] --pid PID         ask a running process (CPython 3.14)
+       gmr.py [OPTIONS]                   show a report of this very process
+
+  --json             make the report as JSON
+  --log-dir DIR      write reports to files in DIR, not to stderr
+  --signal NAME      answer USR1, SIGUSR1 or a number, not SIGUSR2
+  --watch-file PATH  report also when the modification time of PATH changes
+  --instant-stacks   print raw stacks at once, even if Python is stuck in C
+  --timeout SECONDS  how long --pid waits for the answer; 5 if not given
+  --version          show the version of gmr.py
+  --help             show this
+
+examples:
+  python3 gmr.py -m http.server 8000
+  python3 gmr.py --log-dir /var/log/shop shop.py --port 80
+  sudo python3 gmr.py --pid 4711
+"""
+
 
 def main(arguments: list[str]) -> int:
-    """Report on this very process, by the path that a signal takes."""
+    """Run a program that answers the signal, or show the report of another process, or that of this one.
+
+    Return the exit status: 0, 1 if a process cannot be asked, 2 for wrong arguments.
+    """
+    import getopt  # it stops at the first argument that is no option: what follows belongs to the program
+
+    long_options = 'json log-dir= signal= watch-file= instant-stacks pid= timeout= version help'
+    try:
+        found, program = getopt.getopt(arguments, 'hm', long_options.split())
+        options = dict(found)
+        if '--help' in options or '-h' in options:
+            return _print(_HELP)
+        if '--version' in options:
+            return _print(f'gmr {__version__}\n')
+        if '--pid' in options:
+            if program or options.keys() - {'--pid', '--timeout', '--json'}:
+                raise ValueError('--pid goes with --timeout and --json only')
+            form = 'JSONGuruMeditation' if '--json' in options else 'TextGuruMeditation'
+            pid, timeout = _number(options, '--pid', int), _number(options, '--timeout', float, 5.0)
+            return _show_process(pid, form, timeout)
+        if '-m' in options and not program:
+            raise ValueError('-m needs the name of a module')
+        signum = _set_up(options, program)
+    except (getopt.GetoptError, ValueError) as error:
+        return _complain(f'{error} (see --help)', 2)
+    if program:
+        return _run_program(program, '-m' in options)
     os.dup2(1, 2)  # the report is what the command prints
-    setup_autorun(types.SimpleNamespace(product='gmr', version_string=__version__), service_name='gmr')
-    signal.raise_signal(signal.SIGUSR2)
+    signal.raise_signal(signum)
     return 0
+
+
+def _print(text: str) -> int:
+    with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+        _write(1, text.encode())
+    return 0
+
+
+def _complain(message: str, status: int = 1) -> int:
+    print(f'{os.path.basename(_HERE)}: {message}', file=sys.stderr)
+    return status
+
+
+def _number(options: dict[str, str], name: str, kind: Callable[[str], Any], default: Any = None) -> Any:
+    with contextlib.suppress(ValueError):
+        number = kind(options[name]) if name in options else default
+        if 0 < number < threading.TIMEOUT_MAX:
+            return number
+    raise ValueError(f'{name} takes a positive number, not {options[name]!r}')
+
+
+def _set_up(options: dict[str, str], program: list[str]) -> int:
+    """Set up the report as the options say, and return the number of the signal."""
+    name = options.get('--signal', 'SIGUSR2').upper()
+    signum = int(name) if name.isdigit() else getattr(signal, f'SIG{name.removeprefix("SIG")}', None)
+    if signum is None:
+        raise ValueError(f'there is no signal {name}')
+    version = types.SimpleNamespace(product='gmr', version_string=__version__)
+    if program:
+        module = program[0].partition('.')[0] if '-m' in options else '__main__'
+        version.product, version.version_string = (
+            program[0],
+            lambda: getattr(sys.modules.get(module), '__version__', None),
+        )
+    form = JSONGuruMeditation if '--json' in options else TextGuruMeditation
+    form.setup_autorun(
+        version,
+        os.path.basename(version.product),
+        options.get('--log-dir'),
+        signum,
+        watch_file=options.get('--watch-file'),
+        instant_stacks='--instant-stacks' in options,
+    )
+    return signum
+
+
+def _run_program(program: list[str], is_module: bool) -> int:
+    """Run a script, a module, or a folder or archive with a __main__.py, as the interpreter itself would."""
+    import builtins
+    import pkgutil
+    import runpy
+    from importlib import machinery, util
+
+    name, path = program[0], os.path.join(os.getcwd(), program[0])
+    if not is_module and not os.access(path, os.R_OK):
+        return _complain(f"can't open file {path!r}", 2)
+    # This module takes the name by which the program may import it, and leaves __main__ to the program.
+    this, main = sys.modules['__main__'], types.ModuleType('__main__')
+    this.__spec__ = this.__spec__ or util.spec_from_file_location(os.path.splitext(os.path.basename(_HERE))[0], _HERE)
+    this.__name__ = this.__spec__.name if this.__spec__ else 'gmr'
+    package, _, last = this.__name__.rpartition('.')
+    if package:
+        setattr(sys.modules[package], last, this)
+    sys.modules.update({this.__name__: this, '__main__': main})
+    vars(main)['__builtins__'] = builtins
+    if sys.version_info < (3, 14):
+        vars(main)['__annotations__'] = {}
+    if sys.version_info < (3, 15):
+        vars(main)['__cached__'] = None
+    sys.argv[:] = ['-m', *program[1:]] if is_module else program
+    importer = None if is_module else pkgutil.get_importer(name)
+    if not getattr(sys.flags, 'safe_path', sys.flags.isolated):  # CPython 3.11
+        del sys.path[0]
+        if not importer:
+            sys.path.insert(0, os.getcwd() if is_module else os.path.dirname(os.path.realpath(path)))
+    if importer:
+        sys.path.insert(0, path)
+    try:
+        if is_module or importer:
+            # `python -m` itself calls this. runpy's public functions take __main__ away while threads still run.
+            runpy._run_module_as_main('__main__' if importer else name, alter_argv=is_module)  # type: ignore[attr-defined]
+        else:
+            if path.endswith('.pyc'):
+                loader: Any = machinery.SourcelessFileLoader('__main__', path)
+                code = loader.get_code('__main__')
+            else:
+                loader = machinery.SourceFileLoader('__main__', path)
+                code = compile(loader.get_data(path), path, 'exec', dont_inherit=True)  # get_code() would cache it
+            vars(main).update(__file__=path, __loader__=loader)
+            exec(code, vars(main))
+    except BaseException as error:
+        # The traceback of a program begins in the program.
+        hook, trace = sys.excepthook, error.__traceback__ and error.__traceback__.tb_next
+        sys.excepthook = lambda kind, error, _: hook(kind, error.with_traceback(trace), trace)
+        raise
+    return 0
+
+
+# What a process that is asked by --pid runs (PEP 768). The module does not stay there. The hook does, since none can be
+# taken back, but it holds nothing: it is for a child that is forked while the report is made.
+_QUESTION = """\
+def answer():
+    import os, sys
+    module, under_way = type(sys)('gmr'), []
+    os.register_at_fork(after_in_child=lambda: [one._after_fork() for one in under_way])
+    try:
+        exec(compile({source!r}, {here!r}, 'exec', dont_inherit=True), module.__dict__)
+        under_way.append(module)
+        name, text = 'report', module._answer({form!r}, sys._getframe(2))
+    except BaseException as error:
+        name, text = 'error', repr(error)
+    under_way.clear()
+    try:
+        with open({folder!r} + '/part', 'xb') as stream:
+            stream.write(text.encode('utf-8', 'backslashreplace'))
+        os.rename({folder!r} + '/part', {folder!r} + '/' + name)
+    except OSError:
+        pass  # nobody waits any more
+answer()
+del answer
+"""
+
+
+def _answer(form: str, frame: Frame) -> str:
+    """Return the report of this process: by its own copy of this module, if it has one, which knows its sections."""
+    loaded = [vars(module) for module in list(sys.modules.values()) if type(module) is types.ModuleType]
+    own = next((names for names in loaded if '_autorun' in names and form in names), globals())
+    _hooks.append(_after_fork)  # the question has registered one
+    program = types.SimpleNamespace(
+        product=_program(), version_string=getattr(sys.modules['__main__'], '__version__', None)
+    )
+    report = own[form](program, frame)
+    del frame
+    for one in own['_autorun']:
+        report.version, report.conf = one.version, one.conf
+    text: str = report.run()
+    return text
+
+
+def _show_process(pid: int, form: str, timeout: float) -> int:
+    """Print the report of another process, which need not know of this module."""
+    import shutil
+    import tempfile
+
+    if not hasattr(sys, 'remote_exec'):
+        hint = f'one that has called setup_autorun() answers kill -USR2 {pid}'
+        return _complain(f'--pid needs CPython 3.14 or later, here and in the process; {hint}')
+    proc, folder = f'/proc/{pid}' if os.path.isdir('/proc/self') else '', ''
+    try:
+        if proc and os.readlink(f'{proc}/ns/pid') != os.readlink('/proc/self/ns/pid'):
+            return _complain(f'process {pid} is in a container: run this command there')
+        # In the /tmp of the process: systemd's PrivateTmp= gives it another than ours.
+        folder = tempfile.mkdtemp(prefix='gmr-', dir=f'{proc}/root/tmp' if proc else None)
+        name, text = _ask(pid, proc, form, timeout, folder)
+        if name == 'report':
+            return _print(f'{text}\n')
+        if name == 'error':
+            return _complain(f'process {pid} could not make a report: {text}')
+        _print(f'{_peek(pid, form)}\n')
+    except PermissionError:
+        return _complain(f'not permitted to look into process {pid}: be root, or have the right to ptrace it')
+    except (OSError, RuntimeError) as error:
+        return _complain(_explain(pid, proc, error))
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+    return _complain(
+        f'no answer from process {pid} within {timeout:g} seconds: its main thread waits or is stuck in C. Above, its '
+        f'stacks from outside. kill -USR2 {pid} helps if it has called setup_autorun(), py-spy dump --pid {pid} always'
+    )
+
+
+def _ask(pid: int, proc: str, form: str, timeout: float, folder: str) -> tuple[str, str]:
+    """Return the name and the text of the file that a process leaves in the folder, two empty ones if it does not."""
+    question = os.path.join(folder, 'question.py')
+    with open(question, 'w', encoding='utf-8') as stream:
+        source = '\n'.join(_read_lines(_HERE))
+        stream.write(_QUESTION.format(source=source, here=os.path.abspath(_HERE), form=form, folder=folder))
+    if proc:  # a private folder of the user whose process this is
+        owner = os.stat(proc)
+        os.chown(question, owner.st_uid, owner.st_gid)
+        os.chown(folder, owner.st_uid, owner.st_gid)
+    remote_exec: Callable[[int, str], None] = sys.remote_exec  # type: ignore[attr-defined]
+    remote_exec(pid, question)
+    deadline = time.monotonic() + timeout
+    plain = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)  # that user is not to be trusted
+    while time.monotonic() < deadline and (not proc or os.path.exists(f'{proc}/exe')):
+        for name in ('report', 'error'):
+            with contextlib.suppress(FileNotFoundError):
+                path = os.path.join(folder, name)
+                with open(path, 'rb', opener=lambda path, flags: os.open(path, flags | plain)) as file:
+                    return name, file.read().decode('utf-8', 'replace')
+        time.sleep(0.01)
+    remote_exec(pid, os.devnull)  # takes the question back: the main thread shall find nothing to do when it returns
+    return '', ''
+
+
+def _explain(pid: int, proc: str, error: Exception) -> str:
+    """Return in one line why a process cannot be asked."""
+    if not proc:
+        return f'process {pid}: {error}'
+    try:
+        with open(f'{proc}/maps') as stream:
+            versions = set(re.findall(r'/(?:lib)?python(\d\.\d+)[^/\n]*$', stream.read(), re.MULTILINE))
+    except OSError:
+        return f'there is no process {pid}'
+    ours = f'{sys.version_info[0]}.{sys.version_info[1]}'
+    if versions and ours not in versions:
+        return f'process {pid} runs Python {max(versions)}, this is {ours}: ask with the same version, 3.14 or later'
+    return f'process {pid}: {error}' if versions else f'process {pid} is not a Python'
+
+
+def _peek(pid: int, form: str) -> str:
+    """Return a report of nothing but the stacks of a process, read from its memory as `python -m asyncio ps` does."""
+    from _remote_debugging import RemoteUnwinder  # type: ignore[import-not-found]
+
+    grouper = _Grouper()
+    codes: dict[tuple[str, str], Any] = {}
+    found = RemoteUnwinder(pid, all_threads=True).get_stack_trace()  # newest thread first
+    for thread in reversed([thread for one in found for thread in getattr(one, 'threads', [one])]):  # CPython 3.15
+        stack = []
+        for frame in thread.frame_info:
+            file, name = frame.filename, frame.funcname
+            code = codes.setdefault((file, name), types.SimpleNamespace(co_filename=file, co_name=name))
+            stack.append((code, frame.location.lineno if hasattr(frame, 'location') else frame.lineno))
+        name = 'MainThread' if thread.thread_id == pid else None
+        grouper.add({'name': name, 'native_id': thread.thread_id}, tuple(stack))
+    entries = grouper.entries('Thread', dict, _Source())
+    report: GuruMeditation = globals()[form]()
+    return report._render([('Threads', entries)])
 
 
 if __name__ == '__main__':

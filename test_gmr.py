@@ -12,9 +12,12 @@ import itertools
 import json
 import os
 import pwd
+import py_compile
 import re
 import resource
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -25,6 +28,7 @@ import time
 import types
 import unittest
 import unittest.mock
+import urllib.request
 import zipfile
 
 import gmr
@@ -72,13 +76,23 @@ class Child:
     """A process that runs PRELUDE and a body, its output collected by threads, its end certain."""
 
     def __init__(
-        self, body, *, options=(), arguments=(), stderr=subprocess.PIPE, cwd=None, limits=None, first='', **env
+        self,
+        body='',
+        *,
+        command=(),
+        options=(),
+        arguments=(),
+        stderr=subprocess.PIPE,
+        cwd=None,
+        limits=None,
+        first='',
+        **env,
     ):
         environment = {k: v for k, v in os.environ.items() if k not in ('PYTHONUNBUFFERED', 'PYTHONPATH', 'TMPDIR')}
         environment.update({'PYTHONPATH': HERE, 'PYTHONWARNINGS': 'ignore', **env})
-        command = [sys.executable, *options, '-c', first + '\n' + PRELUDE + textwrap.dedent(body), *arguments]
+        command = command or [*options, '-c', first + '\n' + PRELUDE + textwrap.dedent(body), *arguments]
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -272,15 +286,6 @@ class InterfaceTest(unittest.TestCase):
             assert faulthandler.unregister(signal.SIGUSR1)
         """) as child:
             self.assertEqual(child.finish(), 0, child.text())
-
-    def test_the_command_prints_a_report_of_its_own_process(self):
-        run = subprocess.run([sys.executable, '-S', gmr.__file__], stdout=subprocess.PIPE, timeout=DEADLINE, text=True)
-        self.assertEqual(run.returncode, 0)
-        self.assertIn(f'product = gmr\nvendor = None\nversion = {gmr.__version__}\n', run.stdout)
-        self.assertRegex(
-            run.stdout, r'MainThread, native id \d+, reporting, .*\n\n.* in <module>\n.*\n\n.* in main\n    `signal'
-        )
-        self.assertNotIn('_on_signal', run.stdout)
 
     def test_setup_signal_false_leaves_signals_alone(self):
         with Child("""
@@ -1929,8 +1934,10 @@ class WatchTest(unittest.TestCase):
             ready()
             sqlite3.connect(':memory:').execute(query).fetchall()
         """) as child:
-            self.assertIn('.execute(query)', self.touch(child.wait_ready()) + '.execute(query)')
-            self.assertIn('MainThread', child.err.decode())
+            text = self.touch(child.wait_ready())
+            self.assertRegex(
+                sections(text)['Threads'], r'MainThread, native id \d+, running.*\n\n<string>:\d+ in <module>'
+            )
 
     def test_each_forked_worker_answers(self):
         with self.child("""
@@ -2027,6 +2034,404 @@ class InstantStacksTest(unittest.TestCase):
     def test_the_report_follows_when_the_main_thread_returns(self):
         text = report_of("setup('1', instant_stacks=True)\nhold()")
         self.assertLess(text.index('most recent call first'), text.index('Guru Meditation'))
+
+
+PROBE = """\
+import __main__, os, sys
+facts = {name: '' if 'object at' in repr(value) else repr(value) for name, value in globals().items()}
+print(sorted(facts.items()), type(__loader__), __main__.__dict__ is globals())
+print(sys.argv, sys.path, sorted(name for name in ('gmr', '__main__') if name in globals()))
+"""
+
+
+def run(*command, **options):
+    """Return the exit status and the outputs of a python command."""
+    environment = {k: v for k, v in os.environ.items() if k not in ('PYTHONUNBUFFERED', 'PYTHONPATH', 'TMPDIR')}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=DEADLINE, env=environment, **options
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+class RunnerTest(unittest.TestCase):
+    """`gmr.py SCRIPT` and `gmr.py -m MODULE` against `python SCRIPT` and `python -m MODULE`."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = os.path.realpath(folder.name)
+
+    def write(self, name, text):
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'w', encoding='utf-8') as stream:
+            stream.write(textwrap.dedent(text))
+        return path
+
+    def check_same(self, *command, flags=(), runner=(gmr.__file__,)):
+        with self.subTest(command):
+            plain = run(*flags, *command, cwd=self.folder)
+            self.assertEqual(run(*flags, *runner, *command, cwd=self.folder), plain)
+            return plain
+
+    def test_the_program_finds_everything_as_it_is_without_gmr(self):
+        self.write('probe.py', PROBE)
+        self.write('app/__main__.py', PROBE)
+        self.write('package/__init__.py', '')
+        self.write('package/__main__.py', PROBE)
+        self.write('other/__init__.py', '')
+        os.symlink(os.path.join(self.folder, 'app', '__main__.py'), os.path.join(self.folder, 'link.py'))
+        py_compile.compile(os.path.join(self.folder, 'probe.py'), os.path.join(self.folder, 'compiled.pyc'))
+        with zipfile.ZipFile(os.path.join(self.folder, 'archive.zip'), 'w') as archive:
+            archive.writestr('__main__.py', PROBE)
+        safe = ['-P'] if sys.version_info >= (3, 11) else ['-I']
+        for command in (
+            ['probe.py', '--json', '-m', 'x'],
+            ['./probe.py'],
+            [os.path.join(self.folder, 'probe.py')],
+            ['link.py'],
+            ['compiled.pyc'],
+            ['app', 'x'],
+            ['archive.zip', '--', '-x'],
+            ['-m', 'probe', '--help'],
+            ['-m', 'package', '-m'],
+        ):
+            status, out, err = self.check_same(*command)
+            self.assertEqual((status, err), (0, ''))
+            self.assertIn("('__name__', \"'__main__'\")", out)
+        for command in (['probe.py'], ['app'], ['archive.zip']):
+            self.check_same(*command, flags=safe)
+
+    def test_it_ends_as_it_does_without_gmr(self):
+        for number, (status, text) in enumerate(
+            (
+                (3, 'import sys; sys.exit(3)'),
+                (1, "raise SystemExit('a word')"),
+                (1, 'def f():\n    1 / 0\nf()'),
+                (1, "try:\n    1 / 0\nexcept ZeroDivisionError:\n    raise ValueError('x')"),
+                (1, 'import nowhere'),
+                (1, 'this is no Python'),
+                (-signal.SIGINT, 'raise KeyboardInterrupt'),
+                (5, 'import os; os._exit(5)'),
+                (0, 'import atexit; atexit.register(print, "bye")'),
+                (
+                    0,
+                    'import sys, threading\ndef f():\n    print(sys.modules["__main__"].f is f)\nthreading.Timer(0.1, f).start()',
+                ),
+                (1, 'import sys; sys.excepthook = lambda *details: print("mine", details)\n1 / 0'),
+                (0, '# -*- coding: latin-1 -*-\nprint(ascii("\\u00e9"))'),
+                (
+                    0,
+                    'import multiprocessing\ndef f():\n    print(__name__, flush=True)\nif __name__ == "__main__":\n'
+                    '    child = multiprocessing.get_context("spawn").Process(target=f)\n'
+                    '    child.start(); child.join()',
+                ),
+            )
+        ):
+            name = f'program{number}'
+            self.write(name + '.py', text)
+            for command in ([name + '.py'], ['-m', name]):
+                plain = run(*command, cwd=self.folder)
+                ours = run(gmr.__file__, *command, cwd=self.folder)
+                if 'details' in text:  # the hook gets the traceback object itself
+                    plain, ours = (re.sub('0x[0-9a-f]+', '0x', str(one)) for one in (plain, ours))
+                    self.assertIn('mine', plain)
+                else:
+                    self.assertEqual(plain[0], status, plain)
+                self.assertEqual(ours, plain)
+        for command in (['-m', 'nowhere'], ['-m', 'program0.nowhere'], ['-m', '']):
+            self.check_same(*command)
+        self.write('empty/readme', '')
+        self.check_same('empty')
+
+    def test_the_program_imports_the_very_same_module(self):
+        body = """\
+            import {0}
+            import os, select, sys, {1}
+            assert {1} is sys.modules['{1}'] and not hasattr(sys.modules['__main__'], 'setup_autorun')
+            assert {1}.__name__ == '{1}' == {1}.__spec__.name, {1}.__spec__
+            assert sys.modules[{1}.GuruMeditation._on_signal.__module__ if 0 else '{1}'].__dict__ is {1}.__dict__
+            {1}.register_section('The End', lambda: 'of the report')
+            os.write(1, b'ready\\n')
+            while not select.select([0], [], [], 0.05)[0]:
+                pass
+            """
+        self.write('plain.py', body.format('json', 'gmr'))
+        shutil.copy(gmr.__file__, os.path.join(self.folder, 'gmr.py'))  # the program's own copy is not loaded
+        self.write('project/__init__.py', '')
+        self.write('project/vendor/__init__.py', '')
+        shutil.copy(gmr.__file__, os.path.join(self.folder, 'project', 'vendor', '_report.py'))
+        self.write('project/app.py', body.format('project', 'project.vendor._report'))
+        for command in (
+            [gmr.__file__, 'plain.py'],
+            [gmr.__file__, '-m', 'plain'],
+            ['-m', 'gmr', 'plain.py'],
+            ['-m', 'project.vendor._report', '-m', 'project.app'],
+            ['-m', 'project.vendor._report', os.path.join('project', 'app.py')],
+        ):
+            env = {'PYTHONPATH': self.folder}
+            with self.subTest(command), Child(command=command, cwd=self.folder, **env) as child:
+                self.assertIn(f'product = {command[-1]}\n', child.wait_ready().signal())
+                self.assertEqual(child.finish(), 0)
+
+    def test_each_option_does_what_it_says(self):
+        path = self.write('waits.py', PRELUDE + "__version__ = '7.7'\nhold()\n")
+        watched = os.path.join(self.folder, 'watched')
+        for options, check in (
+            (['--json'], lambda err, files: json.loads(err)['Package']['version'] == '7.7'),
+            (['--signal', 'USR1'], lambda err, files: 'version = 7.7' in err),
+            (['--signal=SIGUSR1'], lambda err, files: 'version = 7.7' in err),
+            ([f'--signal={int(signal.SIGUSR1)}'], lambda err, files: 'version = 7.7' in err),
+            (['--log-dir', self.folder], lambda err, files: any('waits.py_gurumeditation_' in name for name in files)),
+            (['--instant-stacks'], lambda err, files: 'most recent call first' in err and 'version = 7.7' in err),
+            (['--watch-file', watched], lambda err, files: 'version = 7.7' in err),
+        ):
+            with self.subTest(options), Child(command=[gmr.__file__, *options, path]) as child:
+                child.wait_ready()
+                if '--watch-file' in options:
+                    self.write('watched', '')
+                else:
+                    os.kill(child.pid, signal.SIGUSR1 if 'signal' in options[0] else signal.SIGUSR2)
+                child.wait_for(lambda: child.err.endswith(b'\n'), 'a report')
+                self.assertEqual(child.finish(), 0)
+                self.assertTrue(check(child.err.decode(), os.listdir(self.folder)), child.text())
+
+    def reported(self, child, number):
+        return child.err.count(b'No configuration was given') == number
+
+    def test_a_server_of_the_standard_library_reports_and_serves_on(self):
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            port = listener.getsockname()[1]
+        command = [gmr.__file__, '-m', 'http.server', str(port), '--bind', '127.0.0.1']
+        with Child(command=command, cwd=self.folder) as child:
+
+            def page():
+                with urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=DEADLINE) as answer:
+                    return answer.status
+
+            deadline = time.monotonic() + DEADLINE
+            while time.monotonic() < deadline:
+                with contextlib.suppress(OSError):
+                    page()
+                    break
+                time.sleep(0.05)
+            for number in (1, 2):
+                os.kill(child.pid, signal.SIGUSR2)
+                child.wait_for(functools.partial(self.reported, child, number), 'a report')
+                self.assertEqual(page(), 200)
+            self.assertIn('product = http.server\n', child.err.decode())
+            self.assertIn('in serve_forever\n', child.err.decode())
+
+
+class CommandTest(unittest.TestCase):
+    def test_without_a_program_it_reports_on_itself(self):
+        status, out, err = run('-S', gmr.__file__)
+        self.assertEqual((status, err), (0, ''))
+        self.assertIn(f'product = gmr\nvendor = None\nversion = {gmr.__version__}\n', out)
+        self.assertRegex(
+            out, r'MainThread, native id \d+, reporting, .*\n\n.* in <module>\n.*\n\n.* in main\n    `signal'
+        )
+        self.assertNotIn('_on_signal', out)
+        self.assertEqual(json.loads(run(gmr.__file__, '--json')[1])['Package']['product'], 'gmr')
+
+    def test_help_fits_one_screen_and_shows_three_examples(self):
+        for option in ('-h', '--help'):
+            status, out, err = run(gmr.__file__, option)
+            self.assertEqual((status, err), (0, ''))
+            lines = out.splitlines()
+            self.assertLessEqual(len(lines), 24)
+            self.assertLessEqual(max(map(len, lines)), 80)
+            self.assertEqual(len(lines) - lines.index('examples:') - 1, 3)
+        self.assertEqual(run(gmr.__file__, '--version'), (0, f'gmr {gmr.__version__}\n', ''))
+
+    def test_wrong_usage_is_one_line_and_status_2(self):
+        for arguments, word in (
+            (['--nonsense'], '--nonsense'),
+            (['-x'], '-x'),
+            (['-m'], 'module'),
+            (['--signal'], '--signal'),
+            (['--signal', 'NONSENSE', 'x.py'], 'NONSENSE'),
+            (['--signal', 'KILL', 'x.py'], '9'),
+            (['--signal', '999', 'x.py'], '999'),
+            (['--pid', 'x'], '--pid'),
+            (['--pid', '0'], '--pid'),
+            (['--pid', '1', '--timeout', '-1'], '--timeout'),
+            (['--pid', '1', '--timeout', 'nan'], '--timeout'),
+            (['--pid', '1', '--timeout', 'inf'], '--timeout'),
+            (['--pid', '1', 'x.py'], '--pid'),
+            (['--pid', '1', '--log-dir', 'x'], '--pid'),
+            (['/nowhere/x.py'], '/nowhere/x.py'),
+        ):
+            with self.subTest(arguments):
+                status, out, err = run(gmr.__file__, *arguments)
+                self.assertEqual((status, out, err.count('\n')), (2, '', 1), err)
+                self.assertTrue(err.startswith('gmr.py: '), err)
+                self.assertIn(word, err)
+
+    if not hasattr(sys, 'remote_exec'):
+
+        def test_pid_says_which_python_it_needs(self):
+            status, out, err = run(gmr.__file__, '--pid', str(os.getpid()))
+            self.assertEqual((status, out, err.count('\n')), (1, '', 1), err)
+            self.assertIn('3.14', err)
+
+
+if hasattr(sys, 'remote_exec'):  # CPython 3.14
+
+    class ForeignProcessTest(unittest.TestCase):
+        """`gmr.py --pid`, which asks processes that never heard of gmr."""
+
+        MAY = 'import ctypes; ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_ulong(-1), 0, 0, 0)\n'  # Yama: let siblings look
+
+        def child(self, body, **options):
+            body = 'import os, sys, time\n' + self.MAY + textwrap.dedent(body)
+            return Child(command=['-c', body], **options)
+
+        def ask(self, child, *options):
+            return run(gmr.__file__, '--pid', str(child.pid), *options)
+
+        def check(self, body, *options):
+            """Return the report of a child that goes on to its normal end with nothing on its stderr."""
+            with self.child(body) as child:
+                status, out, err = self.ask(child.wait_ready(), '--timeout', str(DEADLINE), *options)
+                self.assertEqual((status, err), (0, ''))
+                self.assertEqual(child.finish(), 0, child.text())
+                self.assertEqual(child.err, b'')
+            return out, child.out.decode()
+
+        def test_a_busy_loop(self):
+            text, _ = self.check("""
+                import select
+                os.write(1, b'ready\\n')
+                while not select.select([0], [], [], 0)[0]:
+                    pass
+            """)
+            self.assertRegex(sections(text)['Threads'], r'MainThread, native id \d+, reporting')
+            self.assertEqual(
+                list(sections(text)), ['Guru Meditation', 'Package', 'Threads', 'Processes', 'Configuration']
+            )
+            self.assertNotIn('_answer', text)
+
+        def test_an_idle_loop_with_other_threads_as_json(self):
+            text, _ = self.check(
+                """
+                import select, threading
+                threading.Thread(target=threading.Event().wait, name='waiter', daemon=True).start()
+                os.write(1, b'ready\\n')
+                while not select.select([0], [], [], 0.05)[0]:
+                    pass
+            """,
+                '--json',
+            )
+            names = [entry['members'][0]['name'] for entry in json.loads(text)['Threads']]
+            self.assertEqual(names, ['MainThread', 'waiter'])
+
+        def test_asyncio(self):
+            text, _ = self.check("""
+                import asyncio
+                async def tick():
+                    while not select.select([0], [], [], 0)[0]:
+                        await asyncio.sleep(0.05)
+                async def main():
+                    sleeper = asyncio.create_task(asyncio.sleep(3600), name='sleeper')
+                    os.write(1, b'ready\\n')
+                    await tick()
+                import select
+                asyncio.run(main())
+            """)
+            self.assertIn('\nsleeper, waiting\n', sections(text)['Asyncio Tasks'])
+            self.assertRegex(sections(text)['Asyncio Tasks'], r'(?s)in main\n.*in tick\n.*in sleep\n')
+
+        def test_one_that_has_set_up_gmr_shows_its_own_sections(self):
+            text, _ = self.check(f"""
+                sys.path.insert(0, {HERE!r})
+                import gmr, select
+                gmr.register_section('Mine', lambda: 42)
+                gmr.setup_autorun('7.7', conf={{'answer': 42}})
+                os.write(1, b'ready\\n')
+                while not select.select([0], [], [], 0.05)[0]:
+                    pass
+            """)
+            found = sections(text)
+            self.assertIn('version = 7.7', found['Package'])
+            self.assertIn('answer = 42', found['Configuration'])
+            self.assertEqual(found['Mine'].strip(), '42')
+
+        def test_it_leaves_nothing_behind(self):
+            with self.child(
+                """
+                import ctypes, gc, select, signal, threading
+                {imports}
+                def state():
+                    gc.collect()
+                    mine = [one for one in gc.get_objects() if type(one) is type(sys) and one.__name__ == 'gmr']
+                    return (sorted(sys.modules), sys.path, sys.getrecursionlimit(), sys.getswitchinterval(),
+                        gc.isenabled(), threading.stack_size(), signal.getsignal(signal.SIGUSR2), mine,
+                        os.listdir('/proc/self/task'), os.listdir('/proc/self/fd'))
+                before = state()
+                os.write(1, b'ready\\n')
+                while not select.select([0], [], [], 0.05)[0]:
+                    pass
+                after = state()
+                assert before == after, (before, after)
+            """.format(
+                    imports='import atexit, contextlib, errno, functools, io, itertools, math, operator, pwd, re, '
+                    'resource, stat, types, warnings, _queue, collections.abc, select, __future__'
+                )
+            ) as child:
+                child.wait_ready()
+                for _ in range(3):
+                    self.assertEqual(self.ask(child)[0], 0)
+                self.assertEqual(child.finish(), 0, child.text())
+                self.assertEqual(child.err, b'')
+            self.assertEqual([name for name in os.listdir('/tmp') if name.startswith('gmr-')], [])
+
+        def test_of_one_that_does_not_answer_the_stacks_are_shown_from_outside(self):
+            for body, function, call in (
+                ('import threading\nt = threading.Thread(target=hold)\nt.start()\nt.join()', 'Thread.join', 'hold'),
+                ('hold()', 'hold', 'hold'),
+            ):
+                with (
+                    self.subTest(function),
+                    self.child("def hold():\n    os.write(1, b'ready\\n')\n    os.read(0, 1)\n" + body) as child,
+                ):
+                    status, out, err = self.ask(child.wait_ready(), '--timeout', '0.5')
+                    self.assertEqual((status, err.count('\n')), (1, 1), err)
+                    self.assertIn('no answer', err)
+                    self.assertRegex(sections(out)['Threads'], f'MainThread, native id {child.pid}\n')
+                    self.assertIn(f' in {function}\n', out)
+                    self.assertIn(f' in {call}\n', out)
+                    self.assertEqual(child.finish(), 0, child.text())
+                    self.assertEqual(child.err, b'')  # nothing is asked of it any more when it comes back
+            self.assertEqual([name for name in os.listdir('/tmp') if name.startswith('gmr-')], [])
+
+        def test_each_reason_for_no_answer_is_one_clear_line(self):
+            def check(pid, word, **options):
+                with self.subTest(word):
+                    status, out, err = run(gmr.__file__, '--pid', str(pid), **options)
+                    self.assertEqual((status, out, err.count('\n')), (1, '', 1), err)
+                    self.assertIn(word, err)
+
+            ended = subprocess.Popen(['true'])
+            ended.wait()
+            check(ended.pid, 'there is no process')
+            with subprocess.Popen(['sleep', '3600']) as sleeper:
+                check(sleeper.pid, 'not a Python')
+                sleeper.kill()
+            with Child('hold()', options=['-X', 'disable-remote-debug']) as child:
+                check(child.wait_ready().pid, 'not enabled')
+            if os.geteuid() == 0:
+                with Child('hold()') as child:
+                    check(child.wait_ready().pid, 'ermitted', user='nobody')
+            for other in ('python3.13', 'python3.14', 'python3.15'):
+                version = other.removeprefix('python')
+                path = shutil.which(other)
+                if path and version != '{}.{}'.format(*sys.version_info):
+                    with subprocess.Popen(
+                        [path, '-c', 'input()'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+                    ) as child:
+                        check(child.pid, version)
+                        child.kill()
 
 
 if __name__ == '__main__':
