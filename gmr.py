@@ -107,10 +107,6 @@ class _Configuration(dict[str, object]):
 # -- Helper threads keep foreign code and slow descriptors from holding the program ---
 
 
-class _NoThreadError(Exception):
-    """No helper thread can be had: monkey-patched, out of memory or processes, or the interpreter ends."""
-
-
 # A call under way in a helper thread. It holds what it calls, so that the ids in its key stay taken.
 _Helper = namedtuple('_Helper', 'call since ident')
 _helpers: dict[object, _Helper] = {}
@@ -129,17 +125,17 @@ def _find_native_start() -> Callable[..., int]:
 _native_start = _find_native_start()
 
 
-def _start_thread(function: Callable[[], object], native: bool = False) -> int:
-    """Start a thread and return its identifier; `native`: also in a monkey-patched process."""
+def _start_thread(function: Callable[[], object], native: bool = False) -> int | None:
+    """Start a thread and return its identifier, or None if none can be had; `native`: also in a patched process."""
     start = _native_start if native else _thread.start_new_thread
     # In a patched process the program's locks belong to green threads: foreign code must not meet them elsewhere.
     if not isinstance(start, types.BuiltinFunctionType) or sys.is_finalizing():
-        raise _NoThreadError
+        return None
     size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
     try:
         return start(function, ())  # type: ignore[no-any-return]
     except (RuntimeError, MemoryError, ValueError):
-        raise _NoThreadError from None
+        return None
     finally:
         threading.stack_size(size)
 
@@ -171,11 +167,11 @@ def _bounded(
 
     if key not in _helpers:
         helper = _helpers[key] = _Helper(call, time.time(), [])
-        try:
-            helper.ident.append(_start_thread(work, native))
-        except _NoThreadError:
+        ident = _start_thread(work, native)
+        if ident is None:
             _helpers.pop(key, None)
             return _attempt(in_place) if in_place else call()
+        helper.ident.append(ident)
         with contextlib.suppress(Empty):
             return answers.get(timeout=timeout)
     late = _helpers.get(key)
@@ -253,8 +249,7 @@ def _restore() -> None:
         try:
             sys.setrecursionlimit(limit)
         except RecursionError:  # CPython 3.9 asks for 50 free frames; a new thread has them
-            with contextlib.suppress(_NoThreadError):
-                _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True)
+            _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True)
         if collecting:
             gc.enable()
     _before.clear()
@@ -297,9 +292,7 @@ def _in_helper(function: Callable[..., Any], *arguments: Any) -> Any:
         done.put(None)
 
     try:
-        try:
-            _start_thread(work)
-        except _NoThreadError:  # in place: what handlers would raise must wait
+        if _start_thread(work) is None:  # in place: what handlers would raise must wait
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()) if _MASKABLE else None
             work()
             if mask is not None:
@@ -453,8 +446,7 @@ class GuruMeditation:
     def _start_watcher(self) -> None:
         if self._watch_file:
             self._stop = SimpleQueue()
-            with contextlib.suppress(_NoThreadError):
-                _start_thread(functools.partial(self._watch, self._stop, self._touched()), native=True)
+            _start_thread(functools.partial(self._watch, self._stop, self._touched()), native=True)
 
     def _touched(self) -> int | None:
         try:
@@ -956,7 +948,6 @@ def _collect_threads(
     # The text of an exception is foreign code.
     texts = _bounded(lambda: list(map(_error_text, errors.values())), timeout=timeout, key='errors') if errors else []
     handled = dict(zip(errors, texts)) if type(texts) is list else {}
-    reporting = shown if shown != _thread_of(sys._getframe()) else None
     grouper = _Grouper()
     for ident, stack in stacks:
         grouper.add(ident, stack)
@@ -971,7 +962,7 @@ def _collect_threads(
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = _stat_fields(f'/proc/self/task/{native}/stat')
                 # The one that waits for this report: what it did before, the kernel no longer knows.
-                facts['state'] = 'reporting' if ident == reporting else _STATES.get(fields[0], fields[0])
+                facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
                 facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
         if ident in handled:
             facts['handling'] = handled[ident]

@@ -666,18 +666,25 @@ def patched_tests(patch):
                     patched.Thread(target=deep, args=(n,), daemon=True).start()
                 time.sleep(0.1)
                 gmr.register_section('Lock', lambda: [patched.Lock().acquire()])
+                gmr.register_section('Handled', lambda: repr(sys.exc_info()[1]))
                 setup('1')
-                ready()
-                while not os.read(0, 1) == b'':
-                    pass
+                try:
+                    raise TimeoutError('db-3')
+                except TimeoutError:
+                    import posix  # not eventlet's, which runs the hub: that handles no exception
+                    ready()
+                    while not posix.read(0, 1) == b'':
+                        pass
             """,
                     **options,
                 )
             )
             self.assertRegex(report['Green Threads'], r'3 Green Threads(.*\n)+?.* in deep\n')
             self.assertEqual(report['Threads'].count('Thread #'), 1)
-            self.assertIn('MainThread', report['Threads'])
+            handled = r'handling TimeoutError: db-3\n' if sys.version_info >= (3, 10) else ''
+            self.assertRegex(report['Threads'], rf'MainThread, native id \d+, reporting, .*\n{handled}')
             self.assertEqual(report['Lock'], 'True\n')
+            self.assertEqual(report['Handled'], "TimeoutError('db-3')\n")
 
         def test_patched_before_gmr_is_imported(self):
             self.check(first=patch)
@@ -2364,7 +2371,7 @@ if hasattr(sys, 'remote_exec'):  # CPython 3.14
                 {imports}
                 def state():
                     gc.collect()
-                    mine = [one for one in gc.get_objects() if type(one) is type(sys) and one.__name__ == 'gmr']
+                    mine = [one for one in gc.get_objects() if type(one) is type(state) and '_QUESTION' in one.__globals__]
                     return (sorted(sys.modules), sys.path, sys.getrecursionlimit(), sys.getswitchinterval(),
                         gc.isenabled(), threading.stack_size(), signal.getsignal(signal.SIGUSR2), mine,
                         os.listdir('/proc/self/task'), os.listdir('/proc/self/fd'))
@@ -2432,6 +2439,269 @@ if hasattr(sys, 'remote_exec'):  # CPython 3.14
                     ) as child:
                         check(child.pid, version)
                         child.kill()
+
+
+def readme_blocks():
+    """Return the literal blocks of the manual."""
+    with open(os.path.join(HERE, 'README.rst'), encoding='utf-8') as stream:
+        lines = stream.read().split('\n')
+    blocks = []
+    for number, line in enumerate(lines):
+        if line.endswith('::') and not line.startswith('..'):
+            rest = lines[number + 2 :]
+            indent = re.match(' +', rest[0])[0]
+            block = itertools.takewhile(lambda line, indent=indent: not line or line.startswith(indent), rest)
+            blocks.append(textwrap.dedent('\n'.join(block)).strip('\n') + '\n')
+    return blocks
+
+
+def comparable(text):
+    """Return an output without what differs from machine to machine and from one CPython to the next."""
+    text = re.sub(r'(?m)^\S*/python3\.\d+/\S*:\d+ in .*\n    .*\n\n?', '', text)  # frames of the standard library
+    text = re.sub(r'(?m)^  File "\S*/python3\.\d+/.*\n(?:    .*\n)?', '', text)
+    text = re.sub(r'(?m)^\S*/(\w+\.py:\d+ in )', r'\1', text)
+    text = re.sub(r'"/\S*/(\w+\.py)"', r'"\1"', text)
+    text = re.sub(r'(?m)^(platform|python|command line|working directory) = .*', r'\1', text)
+    text = re.sub(r'run by: \S+', 'run by', text)
+    text = re.sub(r'"(user|host|program)": ".*?"', r'"\1"', text)
+    text = re.sub(r'(?m)^[ ~^]+\n|^handling .*\n', '', text)  # CPython 3.11 and 3.10
+    text = re.sub(r'(?m)^(Thread|Current thread) (0x\w+) \[.*?\]', r'\1 \2', text)  # CPython 3.14
+    text = re.sub(r'0x[0-9a-f]+|\d[\d,.]*', '9', text)
+    return re.sub(r'\n\n+', '\n\n', re.sub(' +', ' ', text)).strip()
+
+
+def like(block):
+    """Return the pattern of an output in the manual, in which a line `...` is anything."""
+    parts = map(comparable, re.split(r'(?m)^ *\.\.\.\n', block))
+    return r'\s+(?:.*\n)*?\s*'.join(map(re.escape, filter(None, parts)))
+
+
+class ReadmeTest(unittest.TestCase):
+    """Every block of the manual is run as it stands there."""
+
+    RUN_BY = (  # what each block begins with, in their order
+        ('test_the_first_commands', 'python3 gmr.py\n'),
+        ('.ci/run', 'python3 -m venv'),
+        ('test_the_first_commands', 'python3 gmr.py -m http.server 8000 &\n'),
+        ('test_the_set_up', 'import gmr\n'),
+        ('test_a_real_report', 'import queue\n'),
+        ('test_a_real_report', 'python3 shop.py &\n'),
+        ('test_a_real_report', '='),
+        ('.ci/run', 'pip install .\n'),
+        ('test_any_program', 'python3 gmr.py --help\n'),
+        ('test_any_program', 'usage: '),
+        ('test_any_program', 'sudo python3 gmr.py --pid PID\n'),
+        ('test_asyncio', 'import asyncio\n'),
+        ('test_asyncio', '='),
+        ('test_sections', 'import threading\n'),
+        ('test_sections', '='),
+        ('test_a_report_in_code', 'import sys\n'),
+        ('test_a_report_in_code', 'Traceback '),
+        ('test_a_port_for_operators', 'import http.server\n'),
+        ('test_a_port_for_operators', 'curl '),
+        ('test_migration', '-from oslo_reports'),
+        ('test_migration', 'CONF.register_opts('),
+        ('test_json', 'import threading\n'),
+        ('test_json', 'Guru Meditation Report: '),
+        ('test_json', 'python3 -m json.tool '),
+        ('test_json', '{\n'),
+        ('test_stuck_without_the_interpreter', 'import hashlib\n'),
+        ('test_stuck_without_the_interpreter', 'touch '),
+        ('test_stuck_without_the_interpreter', '='),
+        ('test_stuck_with_the_interpreter', 'import threading\n'),
+        ('test_stuck_with_the_interpreter', 'Thread 0x'),
+        ('test_secrets', 'import gmr\n'),
+        ('test_secrets', '='),
+        ('test_the_cost_is_what_the_benchmark_prints', 'CPython '),
+        ('test_started_with_the_signal_ignored', 'sh -c '),
+    )
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = os.path.realpath(folder.name)
+        shutil.copy(gmr.__file__, self.folder)
+        self.blocks = [block for (test, _), block in zip(self.RUN_BY, readme_blocks()) if test == self._testMethodName]
+        # The commands of the manual, on this machine.
+        for name, command in (('python3', sys.executable), ('sudo', '')):
+            path = self.write(f'bin/{name}', f'#!/bin/sh\nexec {command} "$@"\n')
+            os.chmod(path, 0o755)
+
+    def write(self, name, text):
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'w', encoding='utf-8') as stream:
+            stream.write(text)
+        return path
+
+    def shell(self, script, **env):
+        """Start a shell with the commands of the manual. `sleep 1` waits until the last process has its handler."""
+        wait = "sleep() { until grep -q '^SigCgt:.*[89a-f]..$' /proc/$!/status; do command sleep 0.05; done; }\n"
+        wait = wait if 'sleep' in script else ''
+        path = f'{self.folder}/bin:{os.environ["PATH"]}'
+        command = ['-c', 'import os, sys; os.execvp("bash", ["bash", "-c", sys.argv[1]])', wait + script]
+        return Child(command=command, cwd=self.folder, **{'PATH': path, **env})
+
+    def output(self, script):
+        with self.shell(script) as child:
+            self.assertEqual(child.finish(), 0, child.text())
+        return child.out.decode()
+
+    def background(self, script):
+        """Start a script that starts a service with `&`, and return it with the pid of the service."""
+        child = self.shell(f'{script}\necho pid $!\nwait\n')
+        child.__enter__()
+        self.addCleanup(child.__exit__)
+        child.wait_for(lambda: re.search(rb'pid \d+\n', child.out), 'its pid')
+        pid = int(re.search(rb'pid (\d+)\n', child.out)[1])
+        self.addCleanup(self.end, pid, child.pid)
+        return child, pid
+
+    def end(self, pid, parent):
+        with contextlib.suppress(FileNotFoundError), open(f'/proc/{pid}/stat') as stream:
+            if int(stream.read().rpartition(')')[2].split()[1]) == parent:
+                os.kill(pid, signal.SIGKILL)
+
+    def program(self, name, text):
+        """Start a program of the manual, and return it when it can be signalled."""
+        self.write(name, text)
+        child, pid = self.background(f'python3 {name} &\nsleep 1')
+        return child, pid
+
+    def await_like(self, child, block, ask):
+        """Ask until an output comes that is like the block: the program may not have come so far yet."""
+        deadline = time.monotonic() + DEADLINE
+        pattern, last = re.compile(like(block)), ''
+        while time.monotonic() < deadline:
+            start = len(child.err)
+            ask()
+            until = time.monotonic() + 5
+            while time.monotonic() < until:
+                last = comparable(child.err[start:].decode())
+                if pattern.search(last):
+                    return
+                time.sleep(0.1)
+        self.fail(f'{last}\n\nis not like\n\n{pattern.pattern}')
+
+    def test_every_block_is_run(self):
+        blocks = readme_blocks()
+        self.assertEqual(len(blocks), len(self.RUN_BY))
+        for block, (test, start) in zip(blocks, self.RUN_BY):
+            self.assertTrue(block.startswith(start), (block[:80], start))
+            self.assertTrue(test == '.ci/run' or hasattr(self, test), test)
+
+    def test_the_first_commands(self):
+        first, second = self.blocks
+        self.assertIn('product = gmr\n', self.output(first))
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            port = listener.getsockname()[1]
+        child, _ = self.background(second.replace('8000', f'{port} --bind 127.0.0.1'))
+        child.wait_for(lambda: b'No configuration was given' in child.err, 'a report')
+        self.assertIn(b'product = http.server\n', child.err)
+
+    def test_the_set_up(self):
+        (lines,) = self.blocks
+        text = report_of('import queue; orders, conf = queue.Queue(), {}\n' + lines + "setup('2.1.0')\nhold()")
+        self.assertIn('version = 2.1.0\n', text)
+        self.assertEqual(sections(text)['Orders'].strip(), 'waiting = 0')
+
+    def test_a_real_report(self):
+        program, command, report = self.blocks
+        self.write('shop.py', program)
+        child, pid = self.background(command)
+        self.await_like(child, report, lambda: os.kill(pid, signal.SIGUSR2))
+
+    def test_any_program(self):
+        command, usage, ask = self.blocks
+        self.assertEqual(self.output(command), usage)
+        _, pid = self.program('busy.py', 'import gmr\ngmr.setup_autorun("1.0")\nwhile True:\n    pass\n')
+        if hasattr(sys, 'remote_exec'):
+            self.assertIn('version = 1.0\n', self.output(ask.replace('PID', str(pid))))
+        else:
+            self.assertIn('needs CPython 3.14', self.output(ask.replace('PID', f'{pid} 2>&1 || true')))
+
+    def test_asyncio(self):
+        program, report = self.blocks
+        child, pid = self.program('crawl.py', program)
+        self.await_like(child, report, lambda: os.kill(pid, signal.SIGUSR2))
+
+    def test_sections(self):
+        program, report = self.blocks
+        child, pid = self.program('sections.py', program)
+        self.await_like(child, report, lambda: os.kill(pid, signal.SIGUSR2))
+
+    def test_a_report_in_code(self):
+        program, output = self.blocks
+        self.write('hook.py', program)
+        child, _ = self.background('python3 hook.py &')
+        self.await_like(child, output, lambda: None)
+
+    def test_a_port_for_operators(self):
+        program, command = self.blocks
+        with socket.create_server(('127.0.0.1', 0)) as listener:
+            port = str(listener.getsockname()[1])
+        self.write('health.py', program.replace('8080', port))
+        self.background('python3 health.py &')
+        if not shutil.which('curl'):
+            fetch = 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[2]).read().decode())'
+            os.chmod(self.write('bin/curl', f'#!/bin/sh\nexec {sys.executable} -c \'{fetch}\' "$@"\n'), 0o755)
+        command = command.replace('8080', port)
+        command = f'for _ in $(seq 100); do {{ {command.strip()}; }} 2>/dev/null && break; command sleep 0.1; done'
+        self.assertEqual(json.loads(self.output(command))['Package']['version'], '1.0')
+
+    def test_migration(self):
+        diff, options = self.blocks
+        after = ''.join(line[1:] + '\n' for line in diff.split('\n') if line[:1] in ('+', ' '))
+        self.assertNotIn('oslo', after)
+        stand_in = 'import types; CONF = types.SimpleNamespace(register_opts=print); generator = dict; version = "1"\n'
+        self.write('after.py', stand_in + after)
+        self.output('python3 after.py')
+        if installed('oslo_config'):
+            program = f'from oslo_config import cfg\nCONF = cfg.CONF\n{options}CONF([])\n'
+            program += 'import gmr\nassert gmr._oslo_option(CONF, "file_event_handler_interval") == 1\n'
+            self.write('options.py', program)
+            self.output('python3 options.py')
+
+    def test_json(self):
+        program, line, command, document = self.blocks
+        child, pid = self.program('report_json.py', program)
+        os.mkdir(os.path.join(self.folder, 'reports'))
+        self.await_like(child, '/shop_gurumeditation_9_9.json\n', lambda: os.kill(pid, signal.SIGUSR2))
+        self.assertRegex(child.err.decode(), re.sub(r'\d+', r'\\d+', line.replace('/tmp/readme/run', self.folder)))
+        self.assertRegex(comparable(self.output(command)), like(document))
+
+    def test_stuck_without_the_interpreter(self):
+        program, command, report = self.blocks
+        child, _ = self.program('stuck.py', program)
+        self.await_like(child, report, lambda: self.output(command))
+
+    def test_stuck_with_the_interpreter(self):
+        program, stacks = self.blocks
+        child, pid = self.program('instant.py', program)
+        self.await_like(child, stacks, lambda: os.kill(pid, signal.SIGUSR2))
+
+    def test_secrets(self):
+        program, report = self.blocks
+        self.write('licence.py', program)
+        self.assertRegex(comparable(self.output('python3 licence.py')), like(report))
+
+    def test_the_cost_is_what_the_benchmark_prints(self):
+        (table,) = self.blocks
+        with open(os.path.join(HERE, '.ci', 'bench.py'), encoding='utf-8') as stream:
+            code = stream.read()
+        for row in table.split('\n')[3:-1]:
+            label = re.split('  +', row)[0]
+            self.assertIn(re.sub(r'each of [\d,]+', 'each of {count:,}', label), code)
+
+    def test_started_with_the_signal_ignored(self):
+        (command,) = self.blocks
+        start = "print('ready', flush=True)\nwhile not os.path.exists('go'):\n    time.sleep(0.05)\n"
+        self.write('shop.py', f'import os, time, gmr\n{start}gmr.setup_autorun("1.0")\ntime.sleep(3600)\n')
+        child, pid = self.background(command.strip() + ' &')
+        child.wait_for(lambda: b'ready' in child.out, 'ready')
+        os.kill(pid, signal.SIGUSR2)
+        self.write('go', '')
+        self.await_like(child, 'version = 1.0', lambda: os.kill(pid, signal.SIGUSR2))
 
 
 if __name__ == '__main__':
