@@ -178,7 +178,7 @@ def _bounded(
     if not late or not late.ident:
         return _Failure(f'no answer within {timeout:g} seconds', [])
     ident = late.ident[0]
-    stack = [step for step in dict(_capture_threads()).get(ident, ()) if step[0].co_filename != _HERE]
+    stack = [step for step in _steps(_capture_threads()[0].get(ident, ())) if step[0].co_filename != _HERE]
     at_it = f'Thread #{ident} is at it since {_iso_time(late.since)} ({time.time() - late.since:.0f} s)'
     return _Failure(f'no answer within {timeout:g} seconds: {at_it}', _Source().stack(stack))
 
@@ -531,18 +531,20 @@ class GuruMeditation:
     def _collect(self, frame: Frame, current: object) -> list[tuple[str, object]]:
         """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
         # All stacks before anything else: whatever reads a file lets the other threads go on.
-        thread = _attempt(_thread_of, frame)
-        threads = _attempt(_capture_threads, frame, thread)
+        captured = _attempt(_capture_threads, frame)
+        threads, shown = ({}, None) if type(captured) is _Failure else captured
         greenlet_kinds = _kinds('greenlet', 'greenlet')
         task_kinds = _kinds('asyncio.tasks', 'Task', '_PyTask', '_CTask')
         found = _attempt(_find_on_heap, greenlet_kinds, task_kinds)
-        greenlets = _attempt(_capture_greenlets, found, current, frame, thread)
-        tasks = _attempt(_capture_tasks, found, frame, thread)
+        greenlets = _attempt(_capture_greenlets, found, current, frame, shown)
+        tasks = _attempt(_capture_tasks, found, threads)
+        stacks = captured if type(captured) is _Failure else {ident: _steps(stack) for ident, stack in threads.items()}
+        threads.clear()
         del frame, current, found
         source, timeout = _Source(), self.section_timeout
         sections = [
             ('Package', _bounded(_collect_package, self.version, timeout=timeout)),
-            ('Threads', _attempt(_collect_threads, threads, thread, source, timeout)),
+            ('Threads', _attempt(_collect_threads, stacks, shown, source, timeout)),
         ]
         if 'greenlet' in sys.modules:
             sections.append(('Green Threads', _attempt(_collect_greenlets, greenlets, source)))
@@ -594,29 +596,32 @@ def _capture(tops: Iterable[Frame]) -> Iterator[_Stack]:
     return map(tuple, steps)
 
 
-def _thread_of(frame: Frame) -> int | None:
-    """Return the identifier of the thread that runs this frame: get_ident() may tell a greenlet's."""
-    tops = sys._current_frames()
-    try:
-        return next((ident for ident, stack in zip(tops, _walk(tops.values())) if frame in stack), None)
-    finally:
-        del tops, frame
+def _capture_threads(frame: Frame = None) -> tuple[dict[int, list[Any]], int | None]:
+    """Return the stack of each thread but our own, as pairs of a frame and its step, and which thread runs `frame`.
 
-
-def _capture_threads(frame: Frame = None, shown: int | None = None) -> list[tuple[int, _Stack]]:
-    """Return the stacks of all threads but our own. The thread `shown`, which runs `frame`, starts there."""
-    # One dict() of C iterators: it asks for the frames and walks them, and no thread moves on meanwhile.
-    idents, tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)))
-    frames = itertools.chain.from_iterable(map(dict.values, tops))
-    stacks: dict[int | None, _Stack] = dict(zip(itertools.chain.from_iterable(idents), _capture(frames)))
-    stacks.pop(_thread_of(sys._getframe()), None)
-    if shown is not None:
-        stacks[shown] = next(_capture([frame]))
-    del frame, frames, idents, tops  # they hold this very frame: garbage in a cycle
+    That one starts there. It comes first, or the main thread; then from the oldest to the newest.
+    """
+    # One dict() of C iterators asks for the frames, walks them and reads their lines: no thread moves on meanwhile.
+    idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
+    walks = [_walk(itertools.chain.from_iterable(map(dict.values, top))) for top in tops]
+    pairs: Iterator[Any] = map(zip, walks[0], map(map, itertools.repeat(_CODE_AND_LINE), walks[1]))
+    threads = dict(zip(itertools.chain.from_iterable(idents), map(list, pairs)))
+    here, shown = sys._getframe(), None
+    for ident, stack in list(threads.items()):  # get_ident() may tell a greenlet's
+        frames = [pair[0] for pair in stack]
+        if frame in frames:
+            shown, threads[ident] = ident, stack[frames.index(frame) :]
+        elif here in frames:
+            del threads[ident]
     for first in (shown, threading.main_thread().ident):  # a patched process may not know its main thread's
-        if first in stacks:  # CPython lists the newest thread first
-            stacks[first] = stacks.pop(first)
-    return [(ident, stack) for ident, stack in reversed(list(stacks.items())) if ident is not None]
+        if first in threads:  # CPython lists the newest thread first
+            threads[first] = threads.pop(first)
+    del frame, here, stack, frames, idents, tops, walks, pairs  # they hold this very frame: garbage in a cycle
+    return dict(reversed(list(threads.items()))), shown
+
+
+def _steps(stack: Iterable[Any]) -> _Stack:
+    return tuple(step for _, step in stack)
 
 
 def _kinds(module: str, *names: str) -> list[type]:
@@ -936,9 +941,7 @@ def _collect_package(version: Any) -> object:
     return _Converter().convert(facts)
 
 
-def _collect_threads(
-    stacks: list[tuple[int, _Stack]], shown: int | None, source: _Source, timeout: float
-) -> list[_Entry]:
+def _collect_threads(stacks: dict[int, _Stack], shown: int | None, source: _Source, timeout: float) -> list[_Entry]:
     """What is every thread doing?"""
     registry = dict(threading._active)  # type: ignore[attr-defined]  # without its lock, which the program may hold
     main = threading.main_thread()
@@ -949,7 +952,7 @@ def _collect_threads(
     texts = _bounded(lambda: list(map(_error_text, errors.values())), timeout=timeout, key='errors') if errors else []
     handled = dict(zip(errors, texts)) if type(texts) is list else {}
     grouper = _Grouper()
-    for ident, stack in stacks:
+    for ident, stack in stacks.items():
         grouper.add(ident, stack)
 
     def describe(ident: int) -> dict[str, object]:
@@ -957,7 +960,9 @@ def _collect_threads(
         thread = registry.get(ident, main if ident == shown else None)
         if thread is not None:
             known = object.__getattribute__(thread, '__dict__')  # a subclass may have made properties of these
-            native = os.getpid() if thread is main else known.get('_native_id')
+            native = known.get('_native_id')
+            if thread is main and not os.path.exists(f'/proc/self/task/{native}'):
+                native = os.getpid()  # what it knows is of before a fork
             facts.update(name=_clean(_redact(str(known.get('_name')))), daemon=known.get('_daemonic'), native_id=native)
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = _stat_fields(f'/proc/self/task/{native}/stat')
@@ -1039,15 +1044,9 @@ def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
             awaitable = next((one for one in inside if type(one) in kinds), None)
 
 
-def _capture_tasks(heap: list[list[Any]], frame: Frame, thread: int | None) -> _Grouper:
+def _capture_tasks(heap: list[list[Any]], threads: dict[int, list[Any]]) -> _Grouper:
     """Return the unfinished asyncio tasks by their chains of awaits."""
     grouper = _Grouper()
-    # The frames of all threads with their lines, in one uninterrupted pass.
-    idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
-    walks = [_walk(itertools.chain.from_iterable(map(dict.values, top))) for top in tops] if heap[1] else [(), ()]
-    steps: Iterator[Any] = map(list, map(zip, walks[0], map(map, itertools.repeat(_CODE_AND_LINE), walks[1])))
-    threads: dict[Any, Any] = dict(zip(itertools.chain.from_iterable(idents), steps))
-    threads[thread] = [(one, _CODE_AND_LINE(one)) for one in next(_walk([frame]))]
     for task in heap[1]:
         coroutine, state = _attempt(operator.attrgetter('_coro', '_state'), task)  # a subclass may have its own
         if isinstance(state, str) and state != 'PENDING':  # of a failure it is the stack
@@ -1062,16 +1061,14 @@ def _capture_tasks(heap: list[list[Any]], frame: Frame, thread: int | None) -> _
         if type(coroutine) in _AWAITS and getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
             state = 'running'
             for ident, walked in threads.items():
-                frames = [step[0] for step in walked]
+                frames = [pair[0] for pair in walked]
                 if chain and chain[0] in frames:
-                    stack = tuple(step[1] for step in walked[: frames.index(chain[0]) + 1])
+                    stack = _steps(walked[: frames.index(chain[0]) + 1])
                     state = f'running in Thread #{ident}'
         else:
             fresh = not getattr(coroutine, 'cr_suspended', not chain or chain[0].f_lasti != -1)  # CPython 3.11
             state = 'not started' if fresh and len(chain) == 1 else 'waiting'
         grouper.add((task, state), stack, state)
-    threads.clear()
-    del idents, tops, walks, steps, frame
     return grouper
 
 
