@@ -1223,7 +1223,7 @@ class TextGuruMeditation(GuruMeditation):
     def _render(self, sections: list[tuple[str, object]]) -> str:
         lines = [_title('Guru Meditation'), '|' * _WIDTH, '', '']
         for title, data in sections:
-            lines += [_title(title), *_lines(data)]
+            lines += [_title(title), *(_lines(data) if data not in ([], {}) else ['(none)'])]
         _frame_text.cache_clear()
         return '\n'.join(lines)
 
