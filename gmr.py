@@ -599,7 +599,7 @@ def _capture(tops: Iterable[Frame]) -> Iterator[_Stack]:
 def _capture_threads(frame: Frame = None) -> tuple[dict[int, list[Any]], int | None]:
     """Return the stack of each thread but our own, as pairs of a frame and its step, and which thread runs `frame`.
 
-    That one starts there. It comes first, or the main thread; then from the oldest to the newest.
+    That one starts there. The main thread comes first, then that one, then from the oldest to the newest.
     """
     # One dict() of C iterators asks for the frames, walks them and reads their lines: no thread moves on meanwhile.
     idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
@@ -1544,17 +1544,14 @@ def _set_up(options: dict[str, str], program: list[str]) -> int:
     signum = int(name) if name.isdigit() else getattr(signal, f'SIG{name.removeprefix("SIG")}', None)
     if signum is None:
         raise ValueError(f'there is no signal {name}')
-    version = types.SimpleNamespace(product='gmr', version_string=__version__)
-    if program:
-        module = program[0].partition('.')[0] if '-m' in options else '__main__'
-        version.product, version.version_string = (
-            program[0],
-            lambda: getattr(sys.modules.get(module), '__version__', None),
-        )
+    product = program[0] if program else 'gmr'
+    module = product.partition('.')[0] if '-m' in options else '__main__'
     form = JSONGuruMeditation if '--json' in options else TextGuruMeditation
     form.setup_autorun(
-        version,
-        os.path.basename(version.product),
+        types.SimpleNamespace(
+            product=product, version_string=lambda: getattr(sys.modules.get(module), '__version__', None)
+        ),
+        os.path.basename(product),
         options.get('--log-dir'),
         signum,
         watch_file=options.get('--watch-file'),
@@ -1563,17 +1560,11 @@ def _set_up(options: dict[str, str], program: list[str]) -> int:
     return signum
 
 
-def _run_program(program: list[str], is_module: bool) -> int:
-    """Run a script, a module, or a folder or archive with a __main__.py, as the interpreter itself would."""
+def _leave_main() -> dict[str, Any]:
+    """Take the name by which a program may import this module, and return the namespace of a fresh __main__."""
     import builtins
-    import pkgutil
-    import runpy
-    from importlib import machinery, util
+    from importlib import util
 
-    name, path = program[0], os.path.join(os.getcwd(), program[0])
-    if not is_module and not os.access(path, os.R_OK):
-        return _complain(f"can't open file {path!r}", 2)
-    # This module takes the name by which the program may import it, and leaves __main__ to the program.
     this, main = sys.modules['__main__'], types.ModuleType('__main__')
     this.__spec__ = this.__spec__ or util.spec_from_file_location(os.path.splitext(os.path.basename(_HERE))[0], _HERE)
     this.__name__ = this.__spec__.name if this.__spec__ else 'gmr'
@@ -1586,6 +1577,19 @@ def _run_program(program: list[str], is_module: bool) -> int:
         vars(main)['__annotations__'] = {}
     if sys.version_info < (3, 15):
         vars(main)['__cached__'] = None
+    return vars(main)
+
+
+def _run_program(program: list[str], is_module: bool) -> int:
+    """Run a script, a module, or a folder or archive with a __main__.py, as the interpreter itself would."""
+    import pkgutil
+    import runpy
+    from importlib import machinery
+
+    name, path = program[0], os.path.join(os.getcwd(), program[0])
+    if not is_module and not os.access(path, os.R_OK):
+        return _complain(f"can't open file {path!r}", 2)
+    namespace = _leave_main()
     sys.argv[:] = ['-m', *program[1:]] if is_module else program
     importer = None if is_module else pkgutil.get_importer(name)
     if not getattr(sys.flags, 'safe_path', sys.flags.isolated):  # CPython 3.11
@@ -1605,8 +1609,8 @@ def _run_program(program: list[str], is_module: bool) -> int:
             else:
                 loader = machinery.SourceFileLoader('__main__', path)
                 code = compile(loader.get_data(path), path, 'exec', dont_inherit=True)  # get_code() would cache it
-            vars(main).update(__file__=path, __loader__=loader)
-            exec(code, vars(main))
+            namespace.update(__file__=path, __loader__=loader)
+            exec(code, namespace)
     except BaseException as error:
         # The traceback of a program begins in the program.
         hook, trace = sys.excepthook, error.__traceback__ and error.__traceback__.tb_next
@@ -1645,10 +1649,8 @@ def _answer(form: str, frame: Frame) -> str:
     loaded = [vars(module) for module in list(sys.modules.values()) if type(module) is types.ModuleType]
     own = next((names for names in loaded if '_autorun' in names and form in names), globals())
     _hooks.append(_after_fork)  # the question has registered one
-    program = types.SimpleNamespace(
-        product=_program(), version_string=getattr(sys.modules['__main__'], '__version__', None)
-    )
-    report = own[form](program, frame)
+    version = getattr(sys.modules.get('__main__'), '__version__', None)
+    report = own[form](types.SimpleNamespace(product=_program(), version_string=version), frame)
     del frame
     for one in own['_autorun']:
         report.version, report.conf = one.version, one.conf
@@ -1675,7 +1677,9 @@ def _show_process(pid: int, form: str, timeout: float) -> int:
             return _print(f'{text}\n')
         if name == 'error':
             return _complain(f'process {pid} could not make a report: {text}')
-        _print(f'{_peek(pid, form)}\n')
+        stacks = _attempt(_peek, pid, form)
+        if type(stacks) is str:
+            _print(f'{stacks}\n')
     except PermissionError:
         return _complain(f'not permitted to look into process {pid}: be root, or have the right to ptrace it')
     except (OSError, RuntimeError) as error:
@@ -1684,8 +1688,8 @@ def _show_process(pid: int, form: str, timeout: float) -> int:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
     return _complain(
-        f'no answer from process {pid} within {timeout:g} seconds: its main thread waits or is stuck in C. Above, its '
-        f'stacks from outside. kill -USR2 {pid} helps if it has called setup_autorun(), py-spy dump --pid {pid} always'
+        f'no answer from process {pid} within {timeout:g} seconds: its main thread waits or is stuck in C; '
+        f'kill -USR2 {pid} helps if it has called setup_autorun(), py-spy dump --pid {pid} in any case'
     )
 
 
@@ -1703,7 +1707,7 @@ def _ask(pid: int, proc: str, form: str, timeout: float, folder: str) -> tuple[s
     remote_exec(pid, question)
     deadline = time.monotonic() + timeout
     plain = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)  # that user is not to be trusted
-    while time.monotonic() < deadline and (not proc or os.path.exists(f'{proc}/exe')):
+    while time.monotonic() < deadline and (not proc or os.path.exists(proc)):
         for name in ('report', 'error'):
             with contextlib.suppress(FileNotFoundError):
                 path = os.path.join(folder, name)
