@@ -12,6 +12,9 @@ asyncio tasks, processes, configuration, and the registered sections. The proces
 The report goes to a file in `log_dir` if one is given, else to stderr, else to a private file in the temporary
 directory. `TextGuruMeditation(version).run()` returns it as a str, at any time and from any thread.
 
+`python3 gmr.py SCRIPT` runs any program so that it answers, and `python3 gmr.py --pid PID` asks a process that has
+never heard of this module (CPython 3.14). `--help` tells the rest.
+
 Interface and text layout are those of OpenStack's oslo.reports; the name is that of the Amiga's last words.
 """
 
@@ -1629,7 +1632,7 @@ def answer():
     try:
         exec(compile({source!r}, {here!r}, 'exec', dont_inherit=True), module.__dict__)
         under_way.append(module)
-        name, text = 'report', module._answer({form!r}, sys._getframe(2))
+        name, text = 'report', module._answer({form!r}, sys._getframe(1).f_back)
     except BaseException as error:
         name, text = 'error', repr(error)
     under_way.clear()
