@@ -115,17 +115,10 @@ _Helper = namedtuple('_Helper', 'call since ident')
 _helpers: dict[object, _Helper] = {}
 
 
-def _find_native_start() -> Callable[..., int]:
-    """Return CPython's own function that starts a thread, also where gevent or eventlet have replaced it."""
-    eventlets = sys.modules.get('__original_module__thread')
-    for module, name in itertools.product((_thread, eventlets), ('start_new_thread', 'start_new')):
-        start = getattr(module, name, None)  # start_new is an alias that gevent leaves alone
-        if isinstance(start, types.BuiltinFunctionType):
-            return start
-    return _thread.start_new_thread
-
-
-_native_start = _find_native_start()
+# CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
+_native_start: Any = getattr(
+    sys.modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread
+)
 
 
 def _start_thread(function: Callable[[], object], native: bool = False) -> int | None:
