@@ -44,7 +44,7 @@ import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
 if TYPE_CHECKING:
@@ -110,10 +110,8 @@ class _Configuration(dict[str, object]):
 # -- Helper threads keep foreign code and slow descriptors from holding the program ---
 
 
-# A call under way in a helper thread. It holds what it calls, so that the ids in its key stay taken.
-_Helper = namedtuple('_Helper', 'call since ident')
-_helpers: dict[object, _Helper] = {}
-
+# Calls under way in helper threads, with what they call, so that the ids in their keys stay taken.
+_helpers: dict[object, types.SimpleNamespace] = {}
 
 # CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
 _native_start: Any = getattr(
@@ -151,32 +149,28 @@ def _bounded(
     """
     call = functools.partial(_attempt, function, *arguments)
     key = key or (id(function), *map(id, arguments))
-    answers: SimpleQueue[Any] = SimpleQueue()
+    helper = _helpers.get(key)
+    if helper is None:
+        answers: SimpleQueue[Any] = SimpleQueue()
 
-    def work() -> None:
-        answer = _Failure('no answer', [])
-        try:
-            answer = call()
-        finally:
-            _helpers.pop(key, None)
-            answers.put(answer)
+        def work() -> None:
+            answer = _Failure('no answer', [])
+            try:
+                answer = call()
+            finally:
+                _helpers.pop(key, None)
+                answers.put(answer)
 
-    if key not in _helpers:
-        helper = _helpers[key] = _Helper(call, time.time(), [])
-        ident = _start_thread(work, native)
-        if ident is None:
+        helper = _helpers[key] = types.SimpleNamespace(call=call, since=time.time(), ident=None)
+        helper.ident = _start_thread(work, native)
+        if helper.ident is None:
             _helpers.pop(key, None)
             return _attempt(in_place) if in_place else call()
-        helper.ident.append(ident)
         with contextlib.suppress(Empty):
             return answers.get(timeout=timeout)
-    late = _helpers.get(key)
-    if not late or not late.ident:
-        return _Failure(f'no answer within {timeout:g} seconds', [])
-    ident = late.ident[0]
-    stack = [step for step in _steps(_capture_threads()[0].get(ident, ())) if step[0].co_filename != _HERE]
-    at_it = f'Thread #{ident} is at it since {_iso_time(late.since)} ({time.time() - late.since:.0f} s)'
-    return _Failure(f'no answer within {timeout:g} seconds: {at_it}', _Source().stack(stack))
+    at_it = f'Thread #{helper.ident} is at it since {_iso_time(helper.since)} ({time.time() - helper.since:.0f} s)'
+    stack = next(_capture([sys._current_frames().get(helper.ident)]))
+    return _failure(f'no answer within {timeout:g} seconds: {at_it}', stack)
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -187,15 +181,17 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except BaseException as error:  # SystemExit and the Timeouts of gevent and eventlet are BaseExceptions
-        steps, trace = [], _TRACEBACK(error)
+        steps, trace = [], sys.exc_info()[2]  # a subclass may make a property of __traceback__
         while trace:
             steps.append((trace.tb_frame.f_code, trace.tb_lineno))
             trace = trace.tb_next
-        foreign = [step for step in steps if step[0].co_filename != _HERE]
-        return _Failure(_error_text(error), _Source().stack(reversed(foreign or steps)))
+        return _failure(_error_text(error), steps[::-1])
 
 
-_TRACEBACK: Any = vars(BaseException)['__traceback__'].__get__  # a subclass may make a property of it
+def _failure(error: str, stack: Sequence[tuple[types.CodeType, int]]) -> _Failure:
+    """Return what went wrong in foreign code, and where in that, if it was foreign code."""
+    foreign = [step for step in stack if step[0].co_filename != _HERE]
+    return _Failure(error, _Source().stack(foreign or stack))
 
 
 def _pause(seconds: float) -> None:
