@@ -530,7 +530,7 @@ class GuruMeditation:
         found = _attempt(_find_on_heap, greenlet_kinds, task_kinds)
         greenlets = _attempt(_capture_greenlets, found, current, frame, shown)
         tasks = _attempt(_capture_tasks, found, threads)
-        stacks = captured if type(captured) is _Failure else {ident: _steps(stack) for ident, stack in threads.items()}
+        stacks = captured if type(captured) is _Failure else {ident: stack for ident, (_, stack) in threads.items()}
         threads.clear()
         del frame, current, found
         source, timeout = _Source(), self.section_timeout
@@ -588,32 +588,27 @@ def _capture(tops: Iterable[Frame]) -> Iterator[_Stack]:
     return map(tuple, steps)
 
 
-def _capture_threads(frame: Frame = None) -> tuple[dict[int, list[Any]], int | None]:
-    """Return the stack of each thread but our own, as pairs of a frame and its step, and which thread runs `frame`.
+def _capture_threads(frame: Frame) -> tuple[dict[int, tuple[tuple[Any, ...], _Stack]], int | None]:
+    """Return the frames and the stack of each thread but our own, and which thread runs `frame`.
 
     That one starts there. The main thread comes first, then that one, then from the oldest to the newest.
     """
     # One dict() of C iterators asks for the frames, walks them and reads their lines: no thread moves on meanwhile.
     idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
-    walks = [_walk(itertools.chain.from_iterable(map(dict.values, top))) for top in tops]
-    pairs: Iterator[Any] = map(zip, walks[0], map(map, itertools.repeat(_CODE_AND_LINE), walks[1]))
-    threads = dict(zip(itertools.chain.from_iterable(idents), map(list, pairs)))
+    first, second = (itertools.chain.from_iterable(map(dict.values, top)) for top in tops)
+    threads = dict(zip(itertools.chain.from_iterable(idents), zip(map(tuple, _walk(first)), _capture(second))))
     here, shown = sys._getframe(), None
-    for ident, stack in list(threads.items()):  # get_ident() may tell a greenlet's
-        frames = [pair[0] for pair in stack]
+    for ident, (frames, stack) in list(threads.items()):  # get_ident() may tell a greenlet's
         if frame in frames:
-            shown, threads[ident] = ident, stack[frames.index(frame) :]
+            start = frames.index(frame)
+            shown, threads[ident] = ident, (frames[start:], stack[start:])
         elif here in frames:
             del threads[ident]
-    for first in (shown, threading.main_thread().ident):  # a patched process may not know its main thread's
-        if first in threads:  # CPython lists the newest thread first
-            threads[first] = threads.pop(first)
-    del frame, here, stack, frames, idents, tops, walks, pairs  # they hold this very frame: garbage in a cycle
+    for last in (shown, threading.main_thread().ident):  # a patched process may not know its main thread's
+        if last in threads:  # CPython lists the newest thread first
+            threads[last] = threads.pop(last)
+    del frame, here, frames, idents, tops, first, second  # they hold this very frame: garbage in a cycle
     return dict(reversed(list(threads.items()))), shown
-
-
-def _steps(stack: Iterable[Any]) -> _Stack:
-    return tuple(step for _, step in stack)
 
 
 def _kinds(module: str, *names: str) -> list[type]:
@@ -1036,7 +1031,7 @@ def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
             awaitable = next((one for one in inside if type(one) in kinds), None)
 
 
-def _capture_tasks(heap: list[list[Any]], threads: dict[int, list[Any]]) -> _Grouper:
+def _capture_tasks(heap: list[list[Any]], threads: dict[int, tuple[tuple[Any, ...], _Stack]]) -> _Grouper:
     """Return the unfinished asyncio tasks by their chains of awaits."""
     grouper = _Grouper()
     for task in heap[1]:
@@ -1052,10 +1047,9 @@ def _capture_tasks(heap: list[list[Any]], threads: dict[int, list[Any]]) -> _Gro
                 break
         if type(coroutine) in _AWAITS and getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
             state = 'running'
-            for ident, walked in threads.items():
-                frames = [pair[0] for pair in walked]
+            for ident, (frames, steps) in threads.items():
                 if chain and chain[0] in frames:
-                    stack = _steps(walked[: frames.index(chain[0]) + 1])
+                    stack = steps[: frames.index(chain[0]) + 1]
                     state = f'running in Thread #{ident}'
         else:
             fresh = not getattr(coroutine, 'cr_suspended', not chain or chain[0].f_lasti != -1)  # CPython 3.11
