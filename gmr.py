@@ -466,13 +466,10 @@ class GuruMeditation:
                     return
                 frame = outer.f_back
             outer = outer.f_back
-        try:
-            self._again = True
-            while self._again:
-                self._again = False
-                _in_helper(self._report, frame, _current_greenlet())
-        finally:
-            del frame, outer
+        self._again = True
+        while self._again:
+            self._again = False
+            _in_helper(self._report, frame, _current_greenlet())
 
     def _report(self, frame: Frame, current: object) -> None:
         """Make and deliver one report. Nothing escapes into the program, and nothing is lost."""
@@ -492,33 +489,27 @@ class GuruMeditation:
         except BaseException as error:
             _attempt(_write_stderr, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
         finally:
-            del frame, current
             _end()
 
     def run(self) -> str:
         """Return a report made now, from any thread. It waits `section_timeout` seconds while another one is made."""
         _register_hooks()
-        frame = self.frame or sys._getframe(1)
-        try:
-            text = _in_helper(self._run, frame, _current_greenlet())
-            return text if isinstance(text, str) else f'no report: {text.error if text else "it takes too long"}'
-        finally:
-            del frame
+        text = _in_helper(self._run, self.frame or sys._getframe(1), _current_greenlet())
+        return text if isinstance(text, str) else f'no report: {text.error if text else "it takes too long"}'
 
     def _run(self, frame: Frame, current: object) -> str:
         mine = _begin(self.section_timeout)
         try:
             return self._make(frame, current)
         finally:
-            del frame, current
             if mine:
                 _end()
 
     def _make(self, frame: Frame, current: object) -> str:
         """Return the whole report as it goes out."""
-        sections = self._collect(frame, current)
-        del frame
-        return self._render(sections).encode('utf-8', 'backslashreplace').decode()  # no lone surrogates
+        return (
+            self._render(self._collect(frame, current)).encode('utf-8', 'backslashreplace').decode()
+        )  # no lone surrogates
 
     def _collect(self, frame: Frame, current: object) -> list[tuple[str, object]]:
         """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
@@ -532,7 +523,6 @@ class GuruMeditation:
         tasks = _attempt(_capture_tasks, found, threads)
         stacks = captured if type(captured) is _Failure else {ident: stack for ident, (_, stack) in threads.items()}
         threads.clear()
-        del frame, current, found
         source, timeout = _Source(), self.section_timeout
         sections = [
             ('Package', _bounded(_collect_package, self.version, timeout=timeout)),
@@ -1637,11 +1627,9 @@ def _answer(form: str, frame: Frame) -> str:
     _hooks.append(_after_fork)  # the question has registered one
     version = getattr(sys.modules.get('__main__'), '__version__', None)
     report = own[form](types.SimpleNamespace(product=_program(), version_string=version), frame)
-    del frame
     for one in own['_autorun']:
         report.version, report.conf = one.version, one.conf
-    text: str = report.run()
-    return text
+    return report.run()  # type: ignore[no-any-return]
 
 
 def _show_process(pid: int, form: str, timeout: float) -> int:
