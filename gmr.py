@@ -691,18 +691,17 @@ def _read_lines(name: str) -> list[str]:
         entry = cache.get(name) if name != '<string>' else None  # a name that all exec() shares
         if entry and len(entry) == 4 and entry[1] is None:  # no file: put there by IPython and the like
             return list(entry[2])
-        text = (_read_zipped(name) or _read(name, _MAX_SOURCE)).decode('utf-8', 'replace').lstrip('\ufeff')
+        data = _read_zipped(name)
+        if data is None and stat.S_ISREG(_os.stat(name).st_mode):  # before it is opened: that would rewind a tape
+            data = _read(name, _MAX_SOURCE)
+        text = (data or b'').decode('utf-8', 'replace').lstrip('\ufeff')
         return io.StringIO(text, newline=None).read().split('\n')
     except Exception:  # a report without a source line is better than none; loaders raise what they like
         return []
 
 
 def _read(path: str, size: int = 1 << 16) -> bytes:
-    """Return what a regular file holds. By the C functions: a patched open() may be a green one."""
-    if not path.startswith('/proc/') and not stat.S_ISREG(
-        _os.stat(path).st_mode
-    ):  # asked before it is opened: opening rewinds a tape
-        raise OSError(errno.EINVAL, 'not a regular file', path)
+    """Return what a file holds. By the C functions: a patched open() may be a green one."""
     descriptor = _os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
     try:
         return _os.read(descriptor, size)
@@ -712,11 +711,11 @@ def _read(path: str, size: int = 1 << 16) -> bytes:
 
 def _read_zipped(name: str) -> bytes | None:
     """Return a source file from the zip archive that it was imported from, if it was."""
-    folder = os.path.dirname(name)
-    while len(folder) > 1 and type(sys.path_importer_cache.get(folder)).__module__ != 'zipimport':
-        folder = os.path.dirname(folder)
-    importer: Any = sys.path_importer_cache.get(folder)
-    return importer.get_data(name) if len(folder) > 1 else None
+    importers: dict[str, Any] = sys.path_importer_cache.copy()
+    for folder, importer in importers.items():
+        if type(importer).__module__ == 'zipimport' and name.startswith(folder + os.sep):
+            return importer.get_data(name)  # type: ignore[no-any-return]
+    return None
 
 
 # -- Collect: where foreign objects become plain data, without secrets ---
