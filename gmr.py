@@ -84,8 +84,6 @@ _MAX_HOLD = 60.0  # seconds that the program waits for its report, whatever happ
 _SWITCH_INTERVAL = 1e-4  # seconds, while a report is made
 _HEADROOM = 500  # frames above the recursion limit, for a report made in place
 _CHUNK = 512  # bytes that a pipe called writable takes at once: _POSIX_PIPE_BUF
-_TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100
-_PAGE = os.sysconf('SC_PAGE_SIZE') if hasattr(os, 'sysconf') else 4096
 _STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', 'traced', 'zombie', 'idle')))
 _HERE = (lambda: None).__code__.co_filename  # as code objects name this file
 # A write to a dead pipe, a full file or a foreign terminal raises these; by default they kill or stop the process.
@@ -409,7 +407,8 @@ class GuruMeditation:
             faulthandler.register(report._signal[0], file=2, all_threads=True, chain=True)
             report._instant = True
         _autorun[:] = [report]
-        _remember_stderr()
+        with contextlib.suppress(OSError):
+            _stderr_at_setup[:] = [os.fstat(2)]
         _register_hooks()
         report._start_watcher()
 
@@ -540,10 +539,6 @@ class GuruMeditation:
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
         raise NotImplementedError('use TextGuruMeditation or JSONGuruMeditation')
-
-
-def _host() -> str:
-    return os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
 
 
 def _program() -> str:
@@ -944,7 +939,7 @@ def _collect_threads(stacks: dict[int, _Stack], shown: int | None, source: _Sour
                 fields = _stat_fields(f'/proc/self/task/{native}/stat')
                 # The one that waits for this report: what it did before, the kernel no longer knows.
                 facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
-                facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
+                facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
         if ident in handled:
             facts['handling'] = handled[ident]
         return facts
@@ -1068,7 +1063,8 @@ def _collect_processes(timeout: float) -> dict[str, object]:
     tree = _process(os.getpid(), os.getppid(), 'running', {}, timeout)
     facts: dict[str, object] = {'process': tree, 'time': _iso_time(time.time())}
     with contextlib.suppress(OSError, ValueError, IndexError):
-        uptime = float(_read('/proc/uptime').split()[0]) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
+        start = int(_stat_fields('/proc/self/stat')[19]) / os.sysconf('SC_CLK_TCK')
+        uptime = float(_read('/proc/uptime').split()[0]) - start
         facts.update({'start time': _iso_time(time.time() - uptime), 'uptime': f'{uptime:.0f} s'})
     arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
     facts['command line'] = ' '.join(map(str, _Converter().sequence(arguments)))
@@ -1080,7 +1076,7 @@ def _collect_processes(timeout: float) -> dict[str, object]:
     facts['cpu seconds'] = round(time.process_time(), 2)
     now = 0.0
     with contextlib.suppress(OSError, ValueError, IndexError):
-        now = int(_read('/proc/self/statm').split()[1]) * _PAGE / 2**20
+        now = int(_read('/proc/self/statm').split()[1]) * resource.getpagesize() / 2**20
         facts['resident memory'] = f'{now:.1f} MiB'
     if resource is not None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
@@ -1305,8 +1301,9 @@ class JSONGuruMeditation(GuruMeditation):
         self._dumps = json.dumps
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
-        header = {'format': 1, 'time': _iso_time(time.time()), 'host': _host(), 'pid': os.getpid()}
-        document: dict[str, object] = {'Guru Meditation': {**header, 'program': _program()}}
+        host = os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
+        header = {'format': 1, 'time': _iso_time(time.time()), 'host': host, 'pid': os.getpid(), 'program': _program()}
+        document: dict[str, object] = {'Guru Meditation': header}
         for title, data in sections:
             while title in document:  # a program may call its section as we call ours
                 title += ' (again)'
@@ -1326,11 +1323,6 @@ def _jsonable(data: Any) -> object:
 # -- Deliver: a file in log_dir, else stderr, else a private file ---
 
 _stderr_at_setup: list[os.stat_result] = []  # what descriptor 2 was
-
-
-def _remember_stderr() -> None:
-    with contextlib.suppress(OSError):
-        _stderr_at_setup[:] = [os.fstat(2)]
 
 
 def _stderr_descriptor() -> int | None:
