@@ -875,21 +875,19 @@ class _Converter:
 
 
 def _resolve_version(version: object) -> object:
-    """Return the facts of the distribution that a str names, or else the version that it is.
+    """Return the facts of the distribution that a str names, or else the version as it is.
 
     It is done beforehand, since it imports modules and opens files.
     """
-    if not isinstance(version, str) or re.match(r'v?\d+(\.|$)', version):
-        return types.SimpleNamespace(version_string=version) if isinstance(version, str) else version
-    from importlib import metadata  # costs more than all the rest of this file
+    if isinstance(version, str) and not re.match(r'v?\d+(\.|$)', version):
+        from importlib import metadata  # costs more than all the rest of this file
 
-    try:
-        facts = metadata.metadata(version)
-    except (metadata.PackageNotFoundError, ValueError):
-        return types.SimpleNamespace(version_string=version)
-    people = ('Author', 'Maintainer', 'Author-email', 'Maintainer-email')
-    vendor = next((facts[key] for key in people if key in facts), None)
-    return types.SimpleNamespace(product=facts['Name'], vendor=vendor, version_string=facts['Version'])
+        with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
+            facts = metadata.metadata(version)
+            people = ('Author', 'Maintainer', 'Author-email', 'Maintainer-email')
+            vendor = next((facts[key] for key in people if key in facts), None)
+            return types.SimpleNamespace(product=facts['Name'], vendor=vendor, version_string=facts['Version'])
+    return version
 
 
 def _collect_package(version: Any) -> object:
@@ -907,6 +905,8 @@ def _collect_package(version: Any) -> object:
         'vendor': ask('vendor_string', 'vendor'),
         'version': ask('version_string_with_package', 'version_string', '__version__'),
     }
+    if isinstance(version, str):
+        facts['version'] = version
     if facts['product'] is None and isinstance(version, types.ModuleType):
         facts['product'] = version.__name__.partition('.')[0]
     return _Converter().convert(facts)
