@@ -515,9 +515,8 @@ class GuruMeditation:
         # All stacks before anything else: whatever reads a file lets the other threads go on.
         captured = _attempt(_capture_threads, frame)
         threads, shown = ({}, None) if type(captured) is _Failure else captured
-        greenlet_kinds = _kinds('greenlet', 'greenlet')
         task_kinds = _kinds('asyncio.tasks', 'Task', '_PyTask', '_CTask')
-        found = _attempt(_find_on_heap, greenlet_kinds, task_kinds)
+        found = _attempt(_find_on_heap, _kinds('greenlet', 'greenlet'), task_kinds)
         greenlets = _attempt(_capture_greenlets, found, current, frame, shown)
         tasks = _attempt(_capture_tasks, found, threads)
         stacks = captured if type(captured) is _Failure else {ident: stack for ident, (_, stack) in threads.items()}
@@ -1020,8 +1019,6 @@ def _capture_tasks(heap: list[list[Any]], threads: dict[int, tuple[tuple[Any, ..
         coroutine, state = _attempt(operator.attrgetter('_coro', '_state'), task)  # a subclass may have its own
         if isinstance(state, str) and state != 'PENDING':  # of a failure it is the stack
             continue
-        stack: _Stack = ()
-        chain: list[Any] = []
         for _ in range(3):  # the loop of another thread may go on between two frames: then once more
             chain = list(_await_chain(coroutine))
             stack = tuple(map(_CODE_AND_LINE, reversed(chain)))
@@ -1167,11 +1164,11 @@ def _declared_secrets(holder: Any) -> set[str] | None:
     return {name for name, option in declared.items() if getattr(option.get('opt'), 'secret', False)}
 
 
-def _oslo_option(conf: Any, name: str) -> object:
+def _oslo_option(conf: Any, name: str) -> Any:
     """Return an option of the group oslo_reports, or None."""
-    group = conf.get('oslo_reports') if isinstance(conf, Mapping) else getattr(conf, 'oslo_reports', None)
-    option: object = group.get(name) if isinstance(group, Mapping) else getattr(group, name, None)
-    return option
+    for key in ('oslo_reports', name):
+        conf = conf.get(key) if isinstance(conf, Mapping) else getattr(conf, key, None)
+    return conf
 
 
 def _collect_registered(generator: Callable[[], object]) -> object:
@@ -1258,10 +1255,8 @@ def _fact_lines(member: dict[str, object], many: bool) -> Iterator[str]:
         'cpu_seconds': '{:.2f} s cpu',
         'waits_for': 'waits for {}',
     }
-    known = {key: value for key, value in member.items() if key not in ('id', 'handling')}
-    facts = [
-        forms.get(key, '{}').format(value) for key, value in known.items() if value is not None and value is not False
-    ]
+    known = [key for key, value in member.items() if value is not None and value is not False]
+    facts = [forms.get(key, '{}').format(member[key]) for key in known if key not in ('id', 'handling')]
     if ident or facts:
         yield f'{ident}{", ".join(facts)}'.rstrip()
     if 'handling' in member:
