@@ -1456,7 +1456,8 @@ def main(arguments: list[str]) -> int:
     long_options = 'json log-dir= signal= watch-file= instant-stacks pid= timeout= version help'
     try:
         found, program = getopt.getopt(arguments, 'hm', long_options.split())
-        options = dict(found)
+        options = {'--timeout': '5', **dict(found)}
+        form = JSONGuruMeditation if '--json' in options else TextGuruMeditation
         if '--help' in options or '-h' in options:
             return _print(_HELP)
         if '--version' in options:
@@ -1464,12 +1465,10 @@ def main(arguments: list[str]) -> int:
         if '--pid' in options:
             if program or options.keys() - {'--pid', '--timeout', '--json'}:
                 raise ValueError('--pid goes with --timeout and --json only')
-            form = 'JSONGuruMeditation' if '--json' in options else 'TextGuruMeditation'
-            pid, timeout = _number(options, '--pid', int), _number(options, '--timeout', float, 5.0)
-            return _show_process(pid, form, timeout)
+            return _show_process(_number(options, '--pid', int), form, _number(options, '--timeout', float))
         if '-m' in options and not program:
             raise ValueError('-m needs the name of a module')
-        signum = _set_up(options, program)
+        signum = _set_up(form, options, program)
     except (getopt.GetoptError, ValueError) as error:
         return _complain(f'{error} (see --help)', 2)
     if program:
@@ -1490,15 +1489,15 @@ def _complain(message: str, status: int = 1) -> int:
     return status
 
 
-def _number(options: dict[str, str], name: str, kind: Callable[[str], Any], default: Any = None) -> Any:
+def _number(options: dict[str, str], name: str, kind: Callable[[str], Any]) -> Any:
     with contextlib.suppress(ValueError):
-        number = kind(options[name]) if name in options else default
+        number = kind(options[name])
         if 0 < number < threading.TIMEOUT_MAX:
             return number
     raise ValueError(f'{name} takes a positive number, not {options[name]!r}')
 
 
-def _set_up(options: dict[str, str], program: list[str]) -> int:
+def _set_up(form: type[GuruMeditation], options: dict[str, str], program: list[str]) -> int:
     """Set up the report as the options say, and return the number of the signal."""
     name = options.get('--signal', 'SIGUSR2').upper()
     signum = int(name) if name.isdigit() else getattr(signal, f'SIG{name.removeprefix("SIG")}', None)
@@ -1506,7 +1505,6 @@ def _set_up(options: dict[str, str], program: list[str]) -> int:
         raise ValueError(f'there is no signal {name}')
     product = program[0] if program else 'gmr'
     module = product.partition('.')[0] if '-m' in options else '__main__'
-    form = JSONGuruMeditation if '--json' in options else TextGuruMeditation
     form.setup_autorun(
         types.SimpleNamespace(
             product=product, version_string=lambda: getattr(sys.modules.get(module), '__version__', None)
@@ -1522,7 +1520,6 @@ def _set_up(options: dict[str, str], program: list[str]) -> int:
 
 def _leave_main() -> dict[str, Any]:
     """Take the name by which a program may import this module, and return the namespace of a fresh __main__."""
-    import builtins
     from importlib import util
 
     this, main = sys.modules['__main__'], types.ModuleType('__main__')
@@ -1532,7 +1529,7 @@ def _leave_main() -> dict[str, Any]:
     if package:
         setattr(sys.modules[package], last, this)
     sys.modules.update({this.__name__: this, '__main__': main})
-    vars(main)['__builtins__'] = builtins
+    vars(main)['__builtins__'] = vars(this)['__builtins__']
     if sys.version_info < (3, 14):
         vars(main)['__annotations__'] = {}
     if sys.version_info < (3, 15):
@@ -1616,7 +1613,7 @@ def _answer(form: str, frame: Frame) -> str:
     return report.run()  # type: ignore[no-any-return]
 
 
-def _show_process(pid: int, form: str, timeout: float) -> int:
+def _show_process(pid: int, form: type[GuruMeditation], timeout: float) -> int:
     """Print the report of another process, which need not know of this module."""
     import shutil
     import tempfile
@@ -1651,12 +1648,12 @@ def _show_process(pid: int, form: str, timeout: float) -> int:
     )
 
 
-def _ask(pid: int, proc: str, form: str, timeout: float, folder: str) -> tuple[str, str]:
+def _ask(pid: int, proc: str, form: type[GuruMeditation], timeout: float, folder: str) -> tuple[str, str]:
     """Return the name and the text of the file that a process leaves in the folder, two empty ones if it does not."""
     question = os.path.join(folder, 'question.py')
     with open(question, 'w', encoding='utf-8') as stream:
         source = '\n'.join(_read_lines(_HERE))
-        stream.write(_QUESTION.format(source=source, here=os.path.abspath(_HERE), form=form, folder=folder))
+        stream.write(_QUESTION.format(source=source, here=os.path.abspath(_HERE), form=form.__name__, folder=folder))
     if proc:  # a private folder of the user whose process this is
         owner = os.stat(proc)
         os.chown(question, owner.st_uid, owner.st_gid)
@@ -1691,7 +1688,7 @@ def _explain(pid: int, proc: str, error: Exception) -> str:
     return f'process {pid}: {error}' if versions else f'process {pid} is not a Python'
 
 
-def _peek(pid: int, form: str) -> str:
+def _peek(pid: int, form: type[GuruMeditation]) -> str:
     """Return a report of nothing but the stacks of a process, read from its memory as `python -m asyncio ps` does."""
     from _remote_debugging import RemoteUnwinder  # type: ignore[import-not-found]
 
@@ -1706,9 +1703,7 @@ def _peek(pid: int, form: str) -> str:
             stack.append((code, frame.location.lineno if hasattr(frame, 'location') else frame.lineno))
         name = 'MainThread' if thread.thread_id == pid else None
         grouper.add({'name': name, 'native_id': thread.thread_id}, tuple(stack))
-    entries = grouper.entries('Thread', dict, _Source())
-    report: GuruMeditation = globals()[form]()
-    return report._render([('Threads', entries)])
+    return form()._render([('Threads', grouper.entries('Thread', dict, _Source()))])
 
 
 if __name__ == '__main__':
