@@ -1592,8 +1592,8 @@ def answer():
     under_way.clear()
     try:
         with open({folder!r} + '/part', 'xb') as stream:
-            stream.write(text.encode('utf-8', 'backslashreplace'))
-        os.rename({folder!r} + '/part', {folder!r} + '/' + name)
+            stream.write((name + '\\n' + text).encode('utf-8', 'backslashreplace'))
+        os.rename({folder!r} + '/part', {folder!r} + '/answer')
     except OSError:
         pass  # nobody waits any more
 answer()
@@ -1615,19 +1615,14 @@ def _answer(form: str, frame: Frame) -> str:
 
 def _show_process(pid: int, form: type[GuruMeditation], timeout: float) -> int:
     """Print the report of another process, which need not know of this module."""
-    import shutil
-    import tempfile
-
     if not hasattr(sys, 'remote_exec'):
         hint = f'one that has called setup_autorun() answers kill -USR2 {pid}'
         return _complain(f'--pid needs CPython 3.14 or later, here and in the process; {hint}')
-    proc, folder = f'/proc/{pid}' if os.path.isdir('/proc/self') else '', ''
+    proc = f'/proc/{pid}' if os.path.isdir('/proc/self') else ''
     try:
         if proc and os.readlink(f'{proc}/ns/pid') != os.readlink('/proc/self/ns/pid'):
             return _complain(f'process {pid} is in a container: run this command there')
-        # In the /tmp of the process: systemd's PrivateTmp= gives it another than ours.
-        folder = tempfile.mkdtemp(prefix='gmr-', dir=f'{proc}/root/tmp' if proc else None)
-        name, text = _ask(pid, proc, form, timeout, folder)
+        name, _, text = _ask(pid, proc, form, timeout).partition('\n')
         if name == 'report':
             return _print(f'{text}\n')
         if name == 'error':
@@ -1639,38 +1634,40 @@ def _show_process(pid: int, form: type[GuruMeditation], timeout: float) -> int:
         return _complain(f'not permitted to look into process {pid}: be root, or have the right to ptrace it')
     except (OSError, RuntimeError) as error:
         return _complain(_explain(pid, proc, error))
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
     return _complain(
         f'no answer from process {pid} within {timeout:g} seconds: its main thread waits or is stuck in C; '
         f'kill -USR2 {pid} helps if it has called setup_autorun(), py-spy dump --pid {pid} in any case'
     )
 
 
-def _ask(pid: int, proc: str, form: type[GuruMeditation], timeout: float, folder: str) -> tuple[str, str]:
-    """Return the name and the text of the file that a process leaves in the folder, two empty ones if it does not."""
-    question = os.path.join(folder, 'question.py')
-    with open(question, 'w', encoding='utf-8') as stream:
-        source = '\n'.join(_read_lines(_HERE))
-        stream.write(_QUESTION.format(source=source, here=os.path.abspath(_HERE), form=form.__name__, folder=folder))
-    if proc:  # a private folder of the user whose process this is
-        owner = os.stat(proc)
-        os.chown(question, owner.st_uid, owner.st_gid)
-        os.chown(folder, owner.st_uid, owner.st_gid)
+def _ask(pid: int, proc: str, form: type[GuruMeditation], timeout: float) -> str:
+    """Return what a process answers, 'report' or 'error' and then the text, or nothing if it does not."""
+    import shutil
+    import tempfile
+
     remote_exec: Callable[[int, str], None] = sys.remote_exec  # type: ignore[attr-defined]
-    remote_exec(pid, question)
-    deadline = time.monotonic() + timeout
-    plain = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)  # that user is not to be trusted
-    while time.monotonic() < deadline and (not proc or os.path.exists(proc)):
-        for name in ('report', 'error'):
-            with contextlib.suppress(FileNotFoundError):
-                path = os.path.join(folder, name)
-                with open(path, 'rb', opener=lambda path, flags: os.open(path, flags | plain)) as file:
-                    return name, file.read().decode('utf-8', 'replace')
-        time.sleep(0.01)
-    remote_exec(pid, os.devnull)  # takes the question back: the main thread shall find nothing to do when it returns
-    return '', ''
+    # In the /tmp of the process: systemd's PrivateTmp= gives it another than ours.
+    folder = tempfile.mkdtemp(prefix='gmr-', dir=f'{proc}/root/tmp' if proc else None)
+    question, answer = os.path.join(folder, 'question.py'), os.path.join(folder, 'answer')
+    try:
+        with open(question, 'w', encoding='utf-8') as stream:
+            names = {'here': os.path.abspath(_HERE), 'form': form.__name__, 'folder': folder}
+            stream.write(_QUESTION.format(source='\n'.join(_read_lines(_HERE)), **names))
+        if proc:  # a private folder of the user whose process this is
+            owner = os.stat(proc)
+            os.chown(question, owner.st_uid, owner.st_gid)
+            os.chown(folder, owner.st_uid, owner.st_gid)
+        remote_exec(pid, question)
+        deadline = time.monotonic() + timeout
+        plain = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)  # that user is not to be trusted
+        while time.monotonic() < deadline and (not proc or os.path.exists(proc)):
+            with contextlib.suppress(FileNotFoundError), open(os.open(answer, os.O_RDONLY | plain), 'rb') as file:
+                return file.read().decode('utf-8', 'replace')
+            time.sleep(0.01)
+        remote_exec(pid, os.devnull)  # takes the question back: the main thread shall find nothing to do later
+        return ''
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _explain(pid: int, proc: str, error: Exception) -> str:
@@ -1693,16 +1690,14 @@ def _peek(pid: int, form: type[GuruMeditation]) -> str:
     from _remote_debugging import RemoteUnwinder  # type: ignore[import-not-found]
 
     grouper = _Grouper()
-    codes: dict[tuple[str, str], Any] = {}
+    code: Any = functools.cache(lambda file, name: types.SimpleNamespace(co_filename=file, co_name=name))
     found = RemoteUnwinder(pid, all_threads=True).get_stack_trace()  # newest thread first
     for thread in reversed([thread for one in found for thread in getattr(one, 'threads', [one])]):  # CPython 3.15
-        stack = []
-        for frame in thread.frame_info:
-            file, name = frame.filename, frame.funcname
-            code = codes.setdefault((file, name), types.SimpleNamespace(co_filename=file, co_name=name))
-            stack.append((code, frame.location.lineno if hasattr(frame, 'location') else frame.lineno))
+        stack = tuple(
+            (code(one.filename, one.funcname), getattr(one, 'location', one).lineno) for one in thread.frame_info
+        )
         name = 'MainThread' if thread.thread_id == pid else None
-        grouper.add({'name': name, 'native_id': thread.thread_id}, tuple(stack))
+        grouper.add({'name': name, 'native_id': thread.thread_id}, stack)
     return form()._render([('Threads', grouper.entries('Thread', dict, _Source()))])
 
 
