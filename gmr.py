@@ -266,7 +266,7 @@ def _register_hooks() -> None:
             os.register_at_fork(after_in_child=_after_fork)
 
 
-def _in_helper(function: Callable[..., Any], *arguments: Any) -> Any:
+def _in_helper(function: Callable[[Frame, object], Any], frame: Frame) -> Any:
     """Return what a function returns in a helper thread while this one waits, or None if it takes too long.
 
     The handlers of other signals run in the main thread. In a helper, no Ctrl-C and no alarm can tear the report to
@@ -275,10 +275,12 @@ def _in_helper(function: Callable[..., Any], *arguments: Any) -> Any:
     results: list[Any] = []  # tells the end: what the queue holds is lost if a handler raises just after get()
     done: SimpleQueue[None] = SimpleQueue()
     raised: BaseException | None = None
+    greenlet = sys.modules.get('greenlet')
+    current = greenlet.getcurrent() if greenlet else None
     deadline = time.monotonic() + _MAX_HOLD
 
     def work() -> None:
-        results.append(_attempt(function, *arguments))
+        results.append(_attempt(function, frame, current))
         done.put(None)
 
     try:
@@ -468,7 +470,7 @@ class GuruMeditation:
         self._again = True
         while self._again:
             self._again = False
-            _in_helper(self._report, frame, _current_greenlet())
+            _in_helper(self._report, frame)
 
     def _report(self, frame: Frame, current: object) -> None:
         """Make and deliver one report. Nothing escapes into the program, and nothing is lost."""
@@ -493,7 +495,7 @@ class GuruMeditation:
     def run(self) -> str:
         """Return a report made now, from any thread. It waits `section_timeout` seconds while another one is made."""
         _register_hooks()
-        text = _in_helper(self._run, self.frame or sys._getframe(1), _current_greenlet())
+        text = _in_helper(self._run, self.frame or sys._getframe(1))
         return text if isinstance(text, str) else f'no report: {text.error if text else "it takes too long"}'
 
     def _run(self, frame: Frame, current: object) -> str:
@@ -542,11 +544,6 @@ class GuruMeditation:
 
 def _program() -> str:
     return os.path.basename(str((getattr(sys, 'argv', None) or ['python'])[0])) or 'python'
-
-
-def _current_greenlet() -> object:
-    greenlet = sys.modules.get('greenlet')
-    return greenlet.getcurrent() if greenlet else None
 
 
 # -- Collect: stacks ---
