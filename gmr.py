@@ -200,37 +200,35 @@ def _pause(seconds: float) -> None:
 
 # -- Trigger: a signal, a touched file, or a call of run() ---
 
-_turn: list[None] = [None]  # who pops the item makes the report; not a lock, which might be a green one
-_before: list[tuple[bool, int, float]] = []  # what _begin() has changed, as it was
+_turn: SimpleQueue[None] = SimpleQueue()  # who gets the item makes the report; not a lock, which might be a green one
+_turn.put(None)
+_before: list[tuple[bool, int, float]] = []  # what _our_turn() has changed, as it was
 _autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
 _hooks: list[Callable[[], None]] = []  # registered with os and atexit, once
 
 
-def _begin(timeout: float = 0.0) -> bool:
-    """Return whether it is our turn to make a report: there is one at a time. _end() ends it.
+@contextlib.contextmanager
+def _our_turn(timeout: float) -> Iterator[bool]:
+    """Wait for our turn to make a report, since there is one at a time, and tell whether it has come.
 
     Meanwhile the collector is off, since finalizers are foreign code; there is room under the recursion limit; and
     threads take turns more often: after every system call a busy thread would keep the interpreter for 5 ms.
     """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            _turn.pop()
-            break
-        except IndexError:
-            if time.monotonic() >= deadline:
-                return False
-            _pause(0.01)
+    turn = _turn  # a child that is forked meanwhile has another
+    try:
+        turn.get(timeout=timeout)
+    except Empty:
+        yield False
+        return
     _before[:] = [(gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())]
     gc.disable()
     sys.setrecursionlimit(min(_before[0][1] + _HEADROOM, 2**31 - 1))
     sys.setswitchinterval(min(_before[0][2], _SWITCH_INTERVAL))
-    return True
-
-
-def _end() -> None:
-    _restore()
-    _turn[:] = [None]
+    try:
+        yield True
+    finally:
+        _restore()
+        turn.put(None)
 
 
 def _restore() -> None:
@@ -247,8 +245,11 @@ def _restore() -> None:
 
 def _after_fork() -> None:
     """Forget, in a forked child, the threads that it does not have and the report that they were making."""
+    global _turn
     _helpers.clear()
-    _end()
+    _restore()
+    _turn = SimpleQueue()
+    _turn.put(None)
     for report in _autorun:
         report._start_watcher()
 
@@ -462,7 +463,7 @@ class GuruMeditation:
         outer = frame
         while outer:
             if outer.f_code is GuruMeditation._on_signal.__code__:
-                if not _turn:  # a report is being made: this one is dropped,
+                if _turn.empty():  # a report is being made: this one is dropped,
                     self._again = self._delivering  # but who asks again on seeing its end gets one more
                     return
                 frame = outer.f_back
@@ -474,23 +475,22 @@ class GuruMeditation:
 
     def _report(self, frame: Frame, current: object) -> None:
         """Make and deliver one report. Nothing escapes into the program, and nothing is lost."""
-        if not _begin(self.delivery_timeout):  # another thread's is being made
-            return
-        try:
-            self._delivering = False
-            text = self._make(frame, current)
-            log_dir = self._log_dir
-            if log_dir is None and self.conf is not None:
-                log_dir = _bounded(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
-            service = self._service_name or _program()
-            moment = time.strftime(self.timestamp_fmt, time.gmtime())
-            name = f'{service}_gurumeditation_{moment}_{os.getpid()}{self._ending}'.replace(os.sep, '_')
-            self._delivering = True
-            _deliver(text, log_dir, name, self.delivery_timeout)
-        except BaseException as error:
-            _attempt(_write_stderr, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
-        finally:
-            _end()
+        with _our_turn(self.delivery_timeout) as ours:
+            if not ours:  # another thread's is being made
+                return
+            try:
+                self._delivering = False
+                text = self._make(frame, current)
+                log_dir = self._log_dir
+                if log_dir is None and self.conf is not None:
+                    log_dir = _bounded(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
+                service = self._service_name or _program()
+                moment = time.strftime(self.timestamp_fmt, time.gmtime())
+                name = f'{service}_gurumeditation_{moment}_{os.getpid()}{self._ending}'.replace(os.sep, '_')
+                self._delivering = True
+                _deliver(text, log_dir, name, self.delivery_timeout)
+            except BaseException as error:
+                _attempt(_write_stderr, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
 
     def run(self) -> str:
         """Return a report made now, from any thread. It waits `section_timeout` seconds while another one is made."""
@@ -499,12 +499,8 @@ class GuruMeditation:
         return text if isinstance(text, str) else f'no report: {text.error if text else "it takes too long"}'
 
     def _run(self, frame: Frame, current: object) -> str:
-        mine = _begin(self.section_timeout)
-        try:
+        with _our_turn(self.section_timeout):
             return self._make(frame, current)
-        finally:
-            if mine:
-                _end()
 
     def _make(self, frame: Frame, current: object) -> str:
         """Return the whole report as it goes out."""

@@ -1299,7 +1299,7 @@ class InterruptedTest(unittest.TestCase):
                 while not stop:
                     pid = os.fork()
                     if not pid:
-                        os._exit(0 if gc.isenabled() and gmr._turn and sys.getrecursionlimit() == 1000 else 1)
+                        os._exit(0 if gc.isenabled() and not gmr._turn.empty() and sys.getrecursionlimit() == 1000 else 1)
                     if os.waitpid(pid, 0)[1]:
                         os._exit(9)
             threads = [threading.Thread(target=work) for work in (churn, churn, fork)]
@@ -1381,7 +1381,7 @@ class InterruptedTest(unittest.TestCase):
                     came += 1
             assert asked == came > 20, (asked, came)
             time.sleep(0.1)
-            assert gc.isenabled() and sys.getrecursionlimit() == 1000 and threading.stack_size() == 0 and gmr._turn
+            assert gc.isenabled() and sys.getrecursionlimit() == 1000 and threading.stack_size() == 0 and not gmr._turn.empty()
             hold()
         """) as child:
             child.wait_ready().signal()
