@@ -192,12 +192,6 @@ def _failure(error: str, stack: Sequence[tuple[types.CodeType, int]]) -> _Failur
     return _Failure(error, _Source().stack(foreign or stack))
 
 
-def _pause(seconds: float) -> None:
-    """Sleep; time.sleep may be a green one."""
-    with contextlib.suppress(Empty):
-        SimpleQueue[None]().get(timeout=seconds)
-
-
 # -- Trigger: a signal, a touched file, or a call of run() ---
 
 _turn: SimpleQueue[None] = SimpleQueue()  # who gets the item makes the report; not a lock, which might be a green one
@@ -503,10 +497,8 @@ class GuruMeditation:
             return self._make(frame, current)
 
     def _make(self, frame: Frame, current: object) -> str:
-        """Return the whole report as it goes out."""
-        return (
-            self._render(self._collect(frame, current)).encode('utf-8', 'backslashreplace').decode()
-        )  # no lone surrogates
+        """Return the whole report as it goes out, without lone surrogates."""
+        return self._render(self._collect(frame, current)).encode('utf-8', 'backslashreplace').decode()
 
     def _collect(self, frame: Frame, current: object) -> list[tuple[str, object]]:
         """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
@@ -812,10 +804,12 @@ class _Converter:
                     value = bytes(value).decode()
                 except UnicodeDecodeError:
                     value = bytes(value)[:_MAX_BYTES].decode('utf-8', 'backslashreplace')
-            if isinstance(value, tuple) and hasattr(value, '_fields') and not isinstance(value, _Failure):
+            if type(value) is _Failure:
+                return f'({value.error})'
+            if isinstance(value, tuple) and hasattr(value, '_fields'):
                 value = dict(zip(value._fields, value))
-            if isinstance(value, (str, type, _Failure)) or not isinstance(value, Iterable):
-                text = f'({value.error})' if isinstance(value, _Failure) else str(value)
+            if isinstance(value, (str, type)) or not isinstance(value, Iterable):
+                text = str(value)
                 self.left -= len(text) >> 8
                 return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
             if id(value) in self.above or len(self.above) > _MAX_DEPTH:
@@ -1352,10 +1346,9 @@ def _write_stderr(text: str, timeout: float) -> bool:
     descriptor = _stderr_descriptor()
     if descriptor is None:
         return False
-    try:
-        data = text.encode(getattr(sys.stderr, 'encoding', None) or 'ascii', 'backslashreplace')
-    except Exception:  # sys.stderr may be anything
-        data = text.encode('ascii', 'backslashreplace')
+    data = text.encode('ascii', 'backslashreplace')
+    with contextlib.suppress(Exception):  # sys.stderr may be anything
+        data = text.encode(sys.stderr.encoding, 'backslashreplace')
     in_place = functools.partial(_write, descriptor, data, time.monotonic() + timeout)
     done = _bounded(_write, descriptor, data, timeout=timeout, key='stderr', native=True, in_place=in_place)
     return done is None
@@ -1393,14 +1386,15 @@ def _write(descriptor: int, data: bytes, deadline: float = math.inf) -> None:
         while rest:
             try:
                 left = max(0.0, deadline - time.monotonic())
-                if deadline < math.inf and not select.select([], [descriptor], [], left)[1]:
-                    raise TimeoutError(errno.ETIMEDOUT, 'nothing is read from it')
-                rest = rest[_os.write(descriptor, rest if deadline == math.inf else rest[:_CHUNK]) :]
+                if left < math.inf and not select.select([], [descriptor], [], left)[1]:
+                    raise TimeoutError('nothing is read from it')
+                rest = rest[_os.write(descriptor, rest if left == math.inf else rest[:_CHUNK]) :]
                 delay = 0.001
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise
-                _pause(delay)
+                with contextlib.suppress(Empty):  # time.sleep may be a green one
+                    SimpleQueue[None]().get(timeout=delay)
                 delay = min(2 * delay, 0.5)
     except OSError:
         if came := _WRITE_SIGNALS and signal.sigpending() & _WRITE_SIGNALS:
