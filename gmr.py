@@ -88,9 +88,7 @@ _STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', '
 _HERE = (lambda: None).__code__.co_filename  # as code objects name this file
 # A write to a dead pipe, a full file or a foreign terminal raises these; by default they kill or stop the process.
 _MASKABLE = hasattr(signal, 'pthread_sigmask')
-_WRITE_SIGNALS = {
-    getattr(signal, name) for name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU') if _MASKABLE and hasattr(signal, name)
-}
+_WRITE_SIGNALS = {one for one in signal.Signals if _MASKABLE and one.name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU')}
 
 _Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
 
@@ -112,9 +110,7 @@ class _Configuration(dict[str, object]):
 _helpers: dict[object, types.SimpleNamespace] = {}
 
 # CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
-_native_start: Any = getattr(
-    sys.modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread
-)
+_native_start = getattr(sys.modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread)
 
 
 def _start_thread(function: Callable[[], object], native: bool = False) -> int | None:
@@ -262,10 +258,10 @@ def _register_hooks() -> None:
 
 
 def _in_helper(function: Callable[[Frame, object], Any], frame: Frame) -> Any:
-    """Return what a function returns in a helper thread while this one waits, or None if it takes too long.
+    """Return what a function of this thread's frame and greenlet returns, or None if it takes too long.
 
-    The handlers of other signals run in the main thread. In a helper, no Ctrl-C and no alarm can tear the report to
-    pieces; what they raise here is raised once the report is out, as if they had come just then.
+    It runs in a helper thread while this one waits. The handlers of other signals run in the main thread: so no Ctrl-C
+    and no alarm can tear the report to pieces. What they raise is raised once it is out, as if they had come just then.
     """
     results: list[Any] = []  # tells the end: what the queue holds is lost if a handler raises just after get()
     done: SimpleQueue[None] = SimpleQueue()
