@@ -8,6 +8,7 @@ import collections.abc
 import configparser
 import contextlib
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -1975,6 +1976,17 @@ class WatchTest(unittest.TestCase):
             self.assertEqual(child.reports(), 1)
             self.assertEqual(child.finish(), 0)
 
+    if importlib.util.find_spec('_testcapi'):  # the interpreter's own tests are installed
+
+        def test_a_sub_interpreter_that_ends_does_not_take_the_process_along(self):
+            with Child(f"""
+                import _testcapi
+                code = 'import sys, time; sys.path[:] = ' + repr(sys.path) + '; import gmr; '
+                code += 'gmr.setup_autorun(setup_signal=False, watch_file=' + repr({self.path!r}) + '); time.sleep(0.2)'
+                assert _testcapi.run_in_subinterp(code) == 0
+            """) as child:
+                self.assertEqual(child.finish(), 0, child.text())
+
     def test_the_configuration_may_name_it(self):
         with Child(f"""
             class Group:
@@ -2046,6 +2058,15 @@ class InstantStacksTest(unittest.TestCase):
         self.assertLess(text.index('most recent call first'), text.index('Guru Meditation'))
 
 
+OBJECT = 'class Object:\n    def __del__(self):\n        print("finalized")\nkept = Object()\n'
+CAUGHT = """\
+import atexit, sys
+def show():
+    try:
+        {}['k']
+    except KeyError:
+        sys.excepthook(*sys.exc_info())
+"""
 PROBE = """\
 import __main__, os, sys
 facts = {name: '' if 'object at' in repr(value) else repr(value) for name, value in globals().items()}
@@ -2078,10 +2099,10 @@ class RunnerTest(unittest.TestCase):
             stream.write(textwrap.dedent(text))
         return path
 
-    def check_same(self, *command, flags=(), runner=(gmr.__file__,)):
+    def check_same(self, *command, flags=(), runner=(gmr.__file__,), **options):
         with self.subTest(command):
-            plain = run(*flags, *command, cwd=self.folder)
-            self.assertEqual(run(*flags, *runner, *command, cwd=self.folder), plain)
+            plain = run(*flags, *command, cwd=self.folder, **options)
+            self.assertEqual(run(*flags, *runner, *command, cwd=self.folder, **options), plain)
             return plain
 
     def test_the_program_finds_everything_as_it_is_without_gmr(self):
@@ -2112,6 +2133,15 @@ class RunnerTest(unittest.TestCase):
         for command in (['probe.py'], ['app'], ['archive.zip']):
             self.check_same(*command, flags=safe)
 
+    def test_the_program_finds_its_own_modules_of_names_that_gmr_has_loaded(self):
+        names = {'getopt', 'resource', 'select'} - set(sys.builtin_module_names)
+        for name in names:
+            self.write(f'own/{name}.py', 'mine = 42')
+        self.write(
+            'own/app.py', f'import signal, {", ".join(names)}; print({".mine, ".join(names)}.mine, signal.SIGINT)'
+        )
+        self.assertIn('42', self.check_same(os.path.join('own', 'app.py'))[1])
+
     def test_it_ends_as_it_does_without_gmr(self):
         for number, (status, text) in enumerate(
             (
@@ -2123,6 +2153,10 @@ class RunnerTest(unittest.TestCase):
                 (1, 'this is no Python'),
                 (-signal.SIGINT, 'raise KeyboardInterrupt'),
                 (5, 'import os; os._exit(5)'),
+                (3, OBJECT + 'raise SystemExit(3)'),
+                (1, OBJECT + '1 / 0'),
+                (1, CAUGHT + 'atexit.register(show)\n1 / 0'),
+                (0, CAUGHT + 'import threading\nthreading.Timer(0.2, show).start()'),
                 (0, 'import atexit; atexit.register(print, "bye")'),
                 (
                     0,
@@ -2153,14 +2187,18 @@ class RunnerTest(unittest.TestCase):
             self.check_same(*command)
         self.write('empty/readme', '')
         self.check_same('empty')
+        self.write('calm.py', '')
+        for name in ('calm.py', 'program0.py', 'program2.py'):
+            self.check_same(name, flags=['-i'], input='print(6 * 7)\n')
 
     def test_the_program_imports_the_very_same_module(self):
         body = """\
             import {0}
-            import os, select, sys, {1}
+            import os, pickle, select, sys, {1}
             assert {1} is sys.modules['{1}'] and not hasattr(sys.modules['__main__'], 'setup_autorun')
             assert {1}.__name__ == '{1}' == {1}.__spec__.name, {1}.__spec__
             assert sys.modules[{1}.GuruMeditation._on_signal.__module__ if 0 else '{1}'].__dict__ is {1}.__dict__
+            assert pickle.loads(pickle.dumps([{1}.TextGuruMeditation, {1}._read])) == [{1}.TextGuruMeditation, {1}._read]
             {1}.register_section('The End', lambda: 'of the report')
             os.write(1, b'ready\\n')
             while not select.select([0], [], [], 0.05)[0]:
@@ -2172,16 +2210,22 @@ class RunnerTest(unittest.TestCase):
         self.write('project/vendor/__init__.py', '')
         shutil.copy(gmr.__file__, os.path.join(self.folder, 'project', 'vendor', '_report.py'))
         self.write('project/app.py', body.format('project', 'project.vendor._report'))
+        self.write('early/__init__.py', 'import early._report\nearly._report.register_section("Early", int)')
+        shutil.copy(gmr.__file__, os.path.join(self.folder, 'early', '_report.py'))
+        self.write('early/app.py', body.format('early', 'early._report'))
         for command in (
             [gmr.__file__, 'plain.py'],
             [gmr.__file__, '-m', 'plain'],
             ['-m', 'gmr', 'plain.py'],
             ['-m', 'project.vendor._report', '-m', 'project.app'],
             ['-m', 'project.vendor._report', os.path.join('project', 'app.py')],
+            ['-m', 'early._report', '-m', 'early.app'],
         ):
             env = {'PYTHONPATH': self.folder}
             with self.subTest(command), Child(command=command, cwd=self.folder, **env) as child:
-                self.assertIn(f'product = {command[-1]}\n', child.wait_ready().signal())
+                text = child.wait_ready().signal()
+                self.assertIn(f'product = {command[-1]}\n', text)
+                self.assertEqual('Early' in sections(text), 'early' in command[1])
                 self.assertEqual(child.finish(), 0)
 
     def test_each_option_does_what_it_says(self):
@@ -2239,10 +2283,23 @@ class CommandTest(unittest.TestCase):
         self.assertEqual((status, err), (0, ''))
         self.assertIn(f'product = gmr\nvendor = None\nversion = {gmr.__version__}\n', out)
         self.assertRegex(
-            out, r'MainThread, native id \d+, reporting, .*\n\n.* in <module>\n.*\n\n.* in main\n    `signal'
+            out, r'MainThread, native id \d+, reporting, .*\n\n.* in <module>\n.*\n\n.* in main\n    `return _print'
         )
         self.assertNotIn('_on_signal', out)
         self.assertEqual(json.loads(run(gmr.__file__, '--json')[1])['Package']['product'], 'gmr')
+
+    def test_it_prints_wherever_its_output_goes_and_nowhere_else(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for target, status, word in (('/dev/null', 0, ''), ('&-', 1, 'Bad file'), ('/dev/full', 1, 'No space')):
+                for arguments in ('', '--json', '--help'):
+                    with self.subTest(target + arguments):
+                        line = f'{shlex.quote(sys.executable)} {shlex.quote(gmr.__file__)} {arguments} >{target}'
+                        done = subprocess.run(
+                            ['sh', '-c', line], stderr=subprocess.PIPE, text=True, env={**os.environ, 'TMPDIR': folder}
+                        )
+                        self.assertEqual((done.returncode, done.stderr.count('\n')), (status, status), done.stderr)
+                        self.assertIn(word, done.stderr)
+                        self.assertEqual(os.listdir(folder), [])
 
     def test_help_fits_one_screen_and_shows_three_examples(self):
         for option in ('-h', '--help'):
@@ -2261,6 +2318,7 @@ class CommandTest(unittest.TestCase):
             (['-m'], 'module'),
             (['--signal'], '--signal'),
             (['--signal', 'NONSENSE', 'x.py'], 'NONSENSE'),
+            (['--signal', '_UNBLOCK', 'x.py'], '_UNBLOCK'),
             (['--signal', 'KILL', 'x.py'], '9'),
             (['--signal', '999', 'x.py'], '999'),
             (['--pid', 'x'], '--pid'),
@@ -2270,6 +2328,8 @@ class CommandTest(unittest.TestCase):
             (['--pid', '1', '--timeout', 'inf'], '--timeout'),
             (['--pid', '1', 'x.py'], '--pid'),
             (['--pid', '1', '--log-dir', 'x'], '--pid'),
+            (['--timeout', '3', 'x.py'], '--pid'),
+            (['--log-dir', 'x'], 'a program'),
             (['/nowhere/x.py'], '/nowhere/x.py'),
         ):
             with self.subTest(arguments):
@@ -2316,7 +2376,8 @@ if hasattr(sys, 'remote_exec'):  # CPython 3.14
                 while not select.select([0], [], [], 0)[0]:
                     pass
             """)
-            self.assertRegex(sections(text)['Threads'], r'MainThread, native id \d+, reporting')
+            self.assertRegex(sections(text)['Threads'], r'MainThread, native id \d+, (running|sleeping)')
+            self.assertNotIn(' Thread ', sections(text)['Threads'].replace(' Thread ', '', 1))  # that one alone
             self.assertEqual(
                 list(sections(text)), ['Guru Meditation', 'Package', 'Threads', 'Processes', 'Configuration']
             )
@@ -2395,6 +2456,117 @@ if hasattr(sys, 'remote_exec'):  # CPython 3.14
                 self.assertEqual(child.finish(), 0, child.text())
                 self.assertEqual(child.err, b'')
             self.assertEqual([name for name in os.listdir('/tmp') if name.startswith('gmr-')], [])
+
+        SLOW = f"""
+            import select, threading
+            sys.path.insert(0, {HERE!r})
+            import gmr
+            asked, gate = threading.Event(), threading.Event()
+            def slow():
+                os.write(1, b'asked\\n')
+                gate.wait({DEADLINE})
+            gmr.GuruMeditation.section_timeout = {DEADLINE}
+            gmr.register_section('Slow', slow)
+        """
+
+        def left(self):
+            return [name for name in os.listdir('/tmp') if name.startswith('gmr-')]
+
+        def asker(self, child, *options):
+            asker = Child(command=[gmr.__file__, '--pid', str(child.pid), '--timeout', str(DEADLINE), *options])
+            self.addCleanup(asker.__exit__)
+            return asker
+
+        def test_ctrl_c_while_it_is_asked_reaches_the_program(self):
+            body = (
+                textwrap.dedent(self.SLOW)
+                + """
+try:
+    os.write(1, b'ready\\n')
+    while True:
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    gate.set()
+    os.write(1, b'interrupted\\n')
+select.select([0], [], [])
+"""
+            )
+            with self.child(body) as child:
+                asker = self.asker(child.wait_ready())
+                child.wait_for(lambda: b'asked' in child.out, 'the section')
+                os.kill(child.pid, signal.SIGINT)
+                child.wait_for(lambda: b'interrupted' in child.out, 'the interrupt')
+                self.assertEqual(asker.finish(), 0, asker.text())
+                self.assertIn('Slow', sections(asker.out.decode()))
+                self.assertEqual((child.finish(), child.err), (0, b''))
+
+        def test_ten_askers_at_once_get_ten_answers(self):
+            with self.child("""
+                import select
+                os.write(1, b'ready\\n')
+                while not select.select([0], [], [], 0.05)[0]:
+                    pass
+            """) as child:
+                child.wait_ready()
+                for asker in [self.asker(child) for _ in range(10)]:
+                    self.assertEqual(asker.finish(), 0, asker.text())
+                    self.assertIn('Configuration', sections(asker.out.decode()))
+                self.assertEqual((child.finish(), child.err), (0, b''))
+
+        def test_one_that_ends_while_it_is_asked_leaves_nothing(self):
+            loop = "os.write(1, b'ready\\n')\nwhile True:\n    time.sleep(0.01)\n"
+            with self.child(textwrap.dedent(self.SLOW) + loop) as child:
+                asker = self.asker(child.wait_ready())
+                child.wait_for(lambda: b'asked' in child.out, 'the section')
+                child.process.kill()
+                child.process.wait(DEADLINE)
+                self.assertEqual(asker.finish(), 1)
+                self.assertEqual(asker.err.count(b'\n'), 1, asker.text())
+            self.assertEqual(self.left(), [])
+
+        def test_who_gives_up_asking_takes_the_question_back(self):
+            with self.child("os.write(1, b'ready\\n')\nos.read(0, 1)\ntime.sleep(0.1)") as child:
+                asker = self.asker(child.wait_ready())
+                deadline = time.monotonic() + DEADLINE
+                while len(self.left()) < 2:
+                    self.assertLess(time.monotonic(), deadline, asker.text())
+                    time.sleep(0.05)
+                time.sleep(0.2)  # it is put where the process will find it
+                os.kill(asker.pid, signal.SIGINT)
+                self.assertEqual(asker.finish(), 130, asker.text())
+                self.assertEqual(asker.err.count(b'\n'), 1, asker.text())
+                self.assertEqual(self.left(), [])
+                self.assertEqual((child.finish(), child.err), (0, b''))
+
+        def test_whoever_answers_cannot_steer_the_terminal(self):
+            text, _ = self.check("""
+                import select, types
+                class Fake:
+                    def __init__(self, version): pass
+                    def _run(self, *_): return 'first\\n\x1b]0;owned\x07'
+                sys.modules['fake'] = fake = types.ModuleType('fake')
+                fake._autorun, fake.TextGuruMeditation = [], Fake
+                os.write(1, b'ready\\n')
+                while not select.select([0], [], [], 0.05)[0]:
+                    pass
+            """)
+            self.assertEqual(text, 'first\n\\x1b]0;owned\\x07\n')
+
+        if LINUX and os.geteuid() == 0:
+
+            def test_root_does_for_a_user_what_the_user_may_do_and_no_more(self):
+                with tempfile.TemporaryDirectory() as jail:
+                    os.chmod(jail, 0o755)
+                    folder = os.path.join(jail, 'tmp')
+                    os.mkdir(folder)
+                    body = f"os.chroot({jail!r}); os.setgid(65534); os.setuid(65534); os.write(1, b'ready\\n'); os.read(0, 1)"
+                    with self.child(body) as child:
+                        for mode, word in ((0o755, 'Permission denied'), (0o1777, 'no answer')):
+                            os.chmod(folder, mode)
+                            status, _, err = self.ask(child.wait_ready(), '--timeout', '0.5')
+                            self.assertEqual((status, err.count('\n')), (1, 1), err)
+                            self.assertIn(word, err)
+                            self.assertEqual(os.listdir(folder), [])
 
         def test_of_one_that_does_not_answer_the_stacks_are_shown_from_outside(self):
             for body, function, call in (
