@@ -1640,6 +1640,7 @@ def _show_process(pid: int, form: type[GuruMeditation], timeout: float) -> int:
         hint = f'one that has called setup_autorun() answers kill -USR2 {pid}'
         return _complain(f'--pid needs CPython 3.14 or later, here and in the process; {hint}')
     proc = f'/proc/{pid}' if os.path.isdir('/proc/self') else ''
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is left there is removed
     try:
         if proc and os.readlink(f'{proc}/ns/pid') != os.readlink('/proc/self/ns/pid'):
             return _complain(f'process {pid} is in a container: run this command there')
@@ -1650,6 +1651,8 @@ def _show_process(pid: int, form: type[GuruMeditation], timeout: float) -> int:
             if name == 'report':
                 return _print(f'{text}\n')
             return _complain(f'process {pid} could not make a report: {text}')
+        if proc and not os.path.exists(proc):
+            return _complain(f'process {pid} has ended')
         stacks = _attempt(_peek, pid, form)
         if type(stacks) is str:
             _print(f'{stacks}\n')
