@@ -211,11 +211,11 @@ def _our_turn(timeout: float) -> Iterator[bool]:
     except Empty:
         yield False
         return
-    _before[:] = [(gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())]
-    gc.disable()
-    sys.setrecursionlimit(min(_before[0][1] + _HEADROOM, 2**31 - 1))
-    sys.setswitchinterval(min(_before[0][2], _SWITCH_INTERVAL))
     try:
+        _before[:] = [(gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())]
+        gc.disable()
+        sys.setrecursionlimit(min(_before[0][1] + _HEADROOM, 2**31 - 1))
+        sys.setswitchinterval(min(_before[0][2], _SWITCH_INTERVAL))
         yield True
     finally:
         _restore()

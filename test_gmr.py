@@ -967,6 +967,32 @@ class SectionsTest(unittest.TestCase):
             time.sleep(0.01)
         self.assertEqual(sections(gmr.TextGuruMeditation().run())['Stuck'], 'None')
 
+    def test_the_text_of_an_exception_that_never_comes_leaves_one_stuck_thread_and_the_report(self):
+        gate = threading.Event()
+
+        class StuckError(Exception):
+            def __str__(self):
+                gate.wait(DEADLINE)
+                return 'late'
+
+        def handle():
+            try:
+                raise StuckError
+            except StuckError:
+                handling.set()
+                gate.wait(DEADLINE)
+
+        handling = threading.Event()
+        thread = threading.Thread(target=handle)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(gate.set)
+        handling.wait(DEADLINE)
+        before = len(sys._current_frames())
+        for _ in range(5):
+            self.assertIn('in handle\n', sections(gmr.TextGuruMeditation().run())['Threads'])
+        self.assertLessEqual(len(sys._current_frames()), before + 1)
+
     def test_one_that_wants_a_lock_of_the_interrupted_code_does_not_freeze_it(self):
         text = report_of("""
             lock = threading.Lock()
@@ -1082,6 +1108,30 @@ class StandardErrorTest(unittest.TestCase):
                     os.close(reader)
                     self.assertEqual(child.finish(), 0)
                     self.assertIn(b'survived', child.out)
+
+    def test_a_full_pipe_holds_the_program_no_longer_where_no_thread_can_be_had(self):
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b'f' * 4096)
+        os.set_blocking(writer, True)
+        lines = (
+            "setup('1')",
+            'gmr.TextGuruMeditation.delivery_timeout = 0.5',
+            'gmr._thread.start_new_thread = gmr._native_start = None',
+        )
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Child(self.waits(*lines), stderr=writer, TMPDIR=folder) as child,
+        ):
+            os.close(writer)
+            child.wait_ready()
+            os.kill(child.pid, signal.SIGUSR2)
+            self.wait_for_files(folder, 1)
+            self.assertEqual(child.finish(), 0)
+            self.assertIn(b'survived', child.out)
 
     def test_a_pipe_that_is_drained_slowly_gets_all_of_it(self):
         reader, writer = os.pipe()
@@ -1341,6 +1391,19 @@ class InterruptedTest(unittest.TestCase):
             hold()
         """)
 
+    def test_a_report_that_never_ends_lets_the_program_go_on_as_it_was(self):
+        with Child("""
+            gmr._MAX_HOLD = 0.5
+            gmr._collect_processes = lambda timeout: time.sleep(3600)  # as from a disk that does not answer
+            setup('1')
+            before = gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval()
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert before == (gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())
+            os.write(1, b'survived')
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text())
+            self.assertIn(b'survived', child.out)
+
     def test_what_other_signals_handlers_raise_reaches_the_program_and_not_the_report(self):
         with Child("""
             def alarm(signum, frame):
@@ -1487,6 +1550,7 @@ class AftermathTest(unittest.TestCase):
             os.kill(pid, signal.SIGUSR2)
             child.wait_for(child.reports, 'a report')
             self.assertIn(f'Process {pid} (under {child.pid})', child.err.decode())
+            self.assertIn(f'MainThread, native id {pid}, reporting', child.err.decode())
             self.assertEqual(child.finish(), 0)
 
     def test_five_hundred_reports_leave_nothing_behind(self):
