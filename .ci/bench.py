@@ -113,6 +113,7 @@ def python(code):
     """Return what a fresh interpreter prints."""
     environment = dict(os.environ, PYTHONPATH=HERE, PYTHONWARNINGS='ignore')
     environment.pop('PYTHONUNBUFFERED', None)
+    environment.pop('PYTHONDONTWRITEBYTECODE', None)  # a module is compiled once, not at each start
     run = subprocess.run([sys.executable, '-c', code], env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return run.stdout.split()
 
