@@ -320,6 +320,7 @@ class GuruMeditation:
     _service_name: str | None = None
     _log_dir: str | None = None
     _signal: tuple[int, Any] | None = None  # its number, and the handler before ours
+    _about: tuple[int, str] | None = None  # the pid and the program of another process, if the report is of that
     _delivering = _again = _instant = False
     _watch_file: str | None = None
     _watch_interval = 1.0
@@ -364,8 +365,8 @@ class GuruMeditation:
 
         :param version: what the Package section is about; see GuruMeditation.
         :param service_name: the program's name in the names of report files; by default that of its script.
-        :param log_dir: the directory for report files; by default the option `log_dir` of the group `oslo_reports` in
-            `conf`, if there is one. Without it, reports go to stderr.
+        :param log_dir: the directory for report files, which is not created; by default the option `log_dir` of the
+            group `oslo_reports` in `conf`, if there is one. Without it, reports go to stderr.
         :param signum: the signal; by default SIGUSR2.
         :param conf: the configuration to show; see GuruMeditation.
         :param setup_signal: whether to install the signal handler.
@@ -382,7 +383,7 @@ class GuruMeditation:
         report = cls(version, None, conf)
         report._service_name = service_name
         report._log_dir = log_dir and os.path.abspath(log_dir)  # a daemon changes its directory
-        if conf is not None and watch_file is None:
+        if watch_file is None:
             watch_file = _attempt(_oslo_option, conf, 'file_event_handler')
             interval = _attempt(_oslo_option, conf, 'file_event_handler_interval')
             watch_interval = watch_interval if interval is None or type(interval) is _Failure else interval
@@ -390,8 +391,10 @@ class GuruMeditation:
             raise ValueError(f'watch_interval must be a positive number of seconds, not {watch_interval!r}')
         if isinstance(watch_file, (str, os.PathLike)) and watch_file:
             report._watch_file, report._watch_interval = os.path.abspath(watch_file), watch_interval
-            if not os.path.isdir(os.path.dirname(report._watch_file)):
-                warnings.warn(f'watch_file: there is no folder for {watch_file} yet', RuntimeWarning, stacklevel=2)
+        folders = report._log_dir or _attempt(_oslo_option, conf, 'log_dir'), os.path.dirname(report._watch_file or '')
+        for name, folder in zip(('log_dir', 'watch_file'), folders):
+            if isinstance(folder, str) and folder and not os.path.isdir(folder):
+                warnings.warn(f'{name}: there is no folder {folder} yet', RuntimeWarning, stacklevel=2)
         if signum is None:
             signum = getattr(signal, 'SIGUSR2', None)
         if setup_signal and signum is not None:
@@ -853,7 +856,7 @@ class _Converter:
                 else:
                     result.append(self.convert(item, secret))
                 name = str(result[-1]) if isinstance(item, (str, bytes, bytearray)) else ''
-                named = (name.startswith('-') and '=' not in name) or (pair and len(result) == 1)
+                named = '=' not in name and (name.startswith('-') or (pair and len(result) == 1))
                 secret = named and _is_secret(name)
         except BaseException as error:  # what came before appears
             result.append(f'({_error_text(error)})')
@@ -1054,7 +1057,7 @@ def _collect_processes(timeout: float) -> dict[str, object]:
         uptime = float(_read('/proc/uptime').split()[0]) - start
         facts.update({'start time': _iso_time(time.time() - uptime), 'uptime': f'{uptime:.0f} s'})
     arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
-    facts['command line'] = ' '.join(map(str, _Converter().sequence(arguments)))
+    facts['command line'] = _command_line(arguments)
     with contextlib.suppress(OSError):
         facts['working directory'] = _clean(_redact(os.getcwd()))
     facts['python'] = f'{sys.implementation.name} {sys.version.split()[0]} at {sys.executable}'
@@ -1076,6 +1079,10 @@ def _collect_processes(timeout: float) -> dict[str, object]:
     state = 'enabled' if _before and _before[0][0] else 'disabled'
     facts['garbage collector'] = f'{state}, counts {", ".join(map(str, gc.get_count()))}'
     return facts
+
+
+def _command_line(arguments: Iterable[object]) -> str:
+    return ' '.join(map(str, _Converter().sequence(arguments)))
 
 
 def _iso_time(moment: float) -> str:
@@ -1287,7 +1294,8 @@ class JSONGuruMeditation(GuruMeditation):
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
         host = os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
-        header = {'format': 1, 'time': _iso_time(time.time()), 'host': host, 'pid': os.getpid(), 'program': _program()}
+        pid, program = self._about or (os.getpid(), _program())
+        header = {'format': 1, 'time': _iso_time(time.time()), 'host': host, 'pid': pid, 'program': program}
         document: dict[str, object] = {'Guru Meditation': header}
         for title, data in sections:
             while title in document:  # a program may call its section as we call ours
@@ -1461,12 +1469,14 @@ def main(arguments: list[str]) -> int:
                 raise ValueError('--pid goes with --timeout and --json only')
             timeout = _number(options, '--timeout', float) if '--timeout' in options else 5.0
             return _show_process(_number(options, '--pid', int), form, timeout)
-        if useless := options.keys() & {'--timeout'} if program else options.keys() - {'--json'}:
-            raise ValueError(f'{min(useless)} goes with {"--pid" if program else "a program"} only')
+        if '--timeout' in options:
+            raise ValueError('--timeout goes with --pid only')
+        if not program and (useless := options.keys() - {'--json'}):
+            raise ValueError(f'{min(useless)} goes with a program only')
         if program:
             _set_up(form, options, program)
     except (getopt.GetoptError, ValueError) as error:
-        return _complain(f'{error} (see --help)', 2)
+        return _complain(f'{error} (see --help)'.removeprefix('signum: '), 2)
     if program:
         return _run_program(program, '-m' in options)
     return _print(form(types.SimpleNamespace(product='gmr', version_string=__version__)).run() + '\n')
@@ -1502,18 +1512,22 @@ def _set_up(form: type[GuruMeditation], options: dict[str, str], program: list[s
         known: dict[str, int] = {one.name.removeprefix('SIG'): one for one in signal.Signals}
         signum = int(name) if name.isdigit() else known.get(name.upper().removeprefix('SIG'))
         if signum is None:
-            raise ValueError(f'there is no signal {name}')
+            raise ValueError(f'there is no signal {name!r}')
     module = program[0].partition('.')[0] if '-m' in options else '__main__'
-    form.setup_autorun(
-        types.SimpleNamespace(
-            product=program[0], version_string=lambda: getattr(sys.modules.get(module), '__version__', None)
-        ),
-        os.path.basename(program[0]),
-        options.get('--log-dir'),
-        signum,
-        watch_file=options.get('--watch-file'),
-        instant_stacks='--instant-stacks' in options,
-    )
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        form.setup_autorun(
+            types.SimpleNamespace(
+                product=program[0], version_string=lambda: getattr(sys.modules.get(module), '__version__', None)
+            ),
+            os.path.basename(program[0]),
+            options.get('--log-dir'),
+            signum,
+            watch_file=options.get('--watch-file'),
+            instant_stacks='--instant-stacks' in options,
+        )
+    for warning in found:
+        _complain(str(warning.message))
 
 
 def _leave_main() -> dict[str, Any]:
@@ -1548,7 +1562,8 @@ def _run_program(program: list[str], is_module: bool) -> int:
 
     name, path = program[0], os.path.join(os.getcwd(), program[0])
     if not is_module and not os.access(path, os.R_OK):
-        return _complain(f"can't open file {path!r}", 2)
+        reason = errno.EACCES if os.path.exists(path) else errno.ENOENT
+        return _complain(f"can't open file {path!r}: [Errno {reason}] {os.strerror(reason)}", 2)
     namespace = _leave_main()
     sys.argv[:] = ['-m', *program[1:]] if is_module else program
     importer = None if is_module else pkgutil.get_importer(name)
@@ -1665,7 +1680,7 @@ def _show_process(pid: int, form: type[GuruMeditation], timeout: float) -> int:
     return _complain(
         f'no answer from process {pid} within {timeout:g} seconds: '
         + ('it is at it' if begun else 'its main thread waits or is stuck in C')
-        + f'; kill -USR2 {pid} helps if it has called setup_autorun(), py-spy dump --pid {pid} in any case'
+        + f'; kill -USR2 {pid} helps if it waits and has called setup_autorun(), py-spy dump --pid {pid} in any case'
     )
 
 
@@ -1781,7 +1796,14 @@ def _peek(pid: int, form: type[GuruMeditation]) -> str:
         )
         name = 'MainThread' if thread.thread_id == pid else None
         grouper.add({'name': name, 'native_id': thread.thread_id}, stack)
-    return form()._render([('Threads', grouper.entries('Thread', dict, _Source()))])
+    report, sections = form(), []
+    with contextlib.suppress(OSError):
+        state, parent = _stat_fields(f'/proc/{pid}/stat')[:2]
+        arguments = _read(f'/proc/{pid}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0')
+        tree = _process(pid, int(parent), _STATES.get(state, state), {}, report.section_timeout)
+        sections.append(('Processes', {'process': tree, 'command line': _command_line(arguments)}))
+        report._about = pid, os.path.basename(arguments[0])
+    return report._render([('Threads', grouper.entries('Thread', dict, _Source())), *sections])
 
 
 if __name__ == '__main__':

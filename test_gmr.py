@@ -1154,7 +1154,8 @@ class StandardErrorTest(unittest.TestCase):
 
 class LogDirTest(unittest.TestCase):
     def check_falls_back(self, log_dir, **options):
-        with Child(f"setup('1', log_dir={log_dir!r}); hold()", **options) as child:
+        body = f"with warnings.catch_warnings(record=True): setup('1', log_dir={log_dir!r})\nhold()"
+        with Child(f'import warnings\n{body}', **options) as child:
             text = child.wait_ready().signal()
             self.assertEqual(child.finish(), 0)
         self.assertRegex(text, f'^Guru Meditation Report: no file in {re.escape(log_dir)}: .*Error.*\n={{72}}\n')
@@ -1165,6 +1166,14 @@ class LogDirTest(unittest.TestCase):
             for log_dir in ('/nowhere/at/all', file.name, '/proc'):
                 with self.subTest(log_dir):
                     self.check_falls_back(log_dir)
+
+    def test_the_set_up_warns_if_it_is_missing(self):
+        for arguments in ("log_dir='/nowhere/at/all'", "conf={'oslo_reports': {'log_dir': '/nowhere/at/all'}}"):
+            with Child(f"setup('1', {arguments}); hold()", options=['-W', 'always']) as child:
+                line = b'RuntimeWarning: log_dir: there is no folder /nowhere/at/all yet'
+                child.wait_for(lambda child=child, line=line: line in child.err, 'the warning')
+                child.wait_ready()
+                self.assertEqual(child.finish(), 0)
 
     def test_a_full_disk_leaves_no_half_a_report(self):
         limits = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (700, 700))
@@ -1632,6 +1641,7 @@ class SecretsTest(unittest.TestCase):
                     '[list]\n  Authorization\n  ***\n[list]\n  Host\n  h',
                 ),
                 (['prog', '--password', 'hunter2', '-v'], 'prog\n--password\n***\n-v'),
+                (['--password=hunter2', 'notes.txt'], '--password=***\nnotes.txt'),
                 (['prog', '--api-key=abc'], 'prog\n--api-key=***'),
             ]
         )
@@ -2384,7 +2394,8 @@ class CommandTest(unittest.TestCase):
             (['--signal', 'NONSENSE', 'x.py'], 'NONSENSE'),
             (['--signal', '_UNBLOCK', 'x.py'], '_UNBLOCK'),
             (['--signal', 'KILL', 'x.py'], '9'),
-            (['--signal', '999', 'x.py'], '999'),
+            (['--signal', '999', 'x.py'], 'gmr.py: there is no signal 999'),
+            (['--signal', '', 'x.py'], "there is no signal ''"),
             (['--pid', 'x'], '--pid'),
             (['--pid', '0'], '--pid'),
             (['--pid', '1', '--timeout', '-1'], '--timeout'),
@@ -2393,14 +2404,23 @@ class CommandTest(unittest.TestCase):
             (['--pid', '1', 'x.py'], '--pid'),
             (['--pid', '1', '--log-dir', 'x'], '--pid'),
             (['--timeout', '3', 'x.py'], '--pid'),
+            (['--timeout', '3'], '--pid'),
             (['--log-dir', 'x'], 'a program'),
-            (['/nowhere/x.py'], '/nowhere/x.py'),
+            (['/nowhere/x.py'], "can't open file '/nowhere/x.py': [Errno 2] No such file or directory"),
         ):
             with self.subTest(arguments):
                 status, out, err = run(gmr.__file__, *arguments)
                 self.assertEqual((status, out, err.count('\n')), (2, '', 1), err)
                 self.assertTrue(err.startswith('gmr.py: '), err)
                 self.assertIn(word, err)
+
+    def test_a_missing_folder_is_one_line_and_the_program_runs(self):
+        for option in ('--log-dir', '--watch-file'):
+            status, out, err = run('-W', 'error', gmr.__file__, option, '/nowhere/at/all', '-m', 'this')
+            self.assertEqual((status, err.count('\n')), (0, 1), err)
+            self.assertIn('The Zen of Python', out)
+            name = option[2:].replace('-', '_')
+            self.assertTrue(err.startswith(f'gmr.py: {name}: there is no folder /nowhere/at'), err)
 
     if not hasattr(sys, 'remote_exec'):
 
@@ -2649,6 +2669,13 @@ select.select([0], [], [])
                     self.assertEqual((status, err.count('\n')), (1, 1), err)
                     self.assertIn('no answer', err)
                     self.assertRegex(sections(out)['Threads'], f'MainThread, native id {child.pid}\n')
+                    self.assertRegex(
+                        sections(out)['Processes'],
+                        rf'Process {child.pid} \(under {os.getpid()}\) .*\ncommand line =\s+\S*python\S* -c ',
+                    )
+                    document = json.loads(self.ask(child, '--timeout', '0.1', '--json')[1])
+                    self.assertEqual(document['Guru Meditation']['pid'], child.pid)
+                    self.assertIn('python', document['Guru Meditation']['program'])
                     self.assertIn(f' in {function}\n', out)
                     self.assertIn(f' in {call}\n', out)
                     self.assertEqual(child.finish(), 0, child.text())
@@ -2722,7 +2749,7 @@ def like(block):
 RUN_BY = (  # what each block begins with, in their order
     ('test_the_first_commands', 'python3 gmr.py\n'),
     ('.ci/run', 'python3 -m venv'),
-    ('test_the_first_commands', 'python3 gmr.py -m http.server 8000 &\n'),
+    ('test_the_first_commands', 'python3 gmr.py -m http.server --bind 127.0.0.1 8000 &\n'),
     ('test_the_set_up', 'import gmr\n'),
     ('test_a_real_report', 'import queue\n'),
     ('test_a_real_report', 'python3 shop.py &\n'),
@@ -2743,7 +2770,7 @@ RUN_BY = (  # what each block begins with, in their order
     ('test_migration', 'CONF.register_opts('),
     ('test_json', 'import threading\n'),
     ('test_json', 'Guru Meditation Report: '),
-    ('test_json', 'python3 -m json.tool '),
+    ('test_json', 'cat reports/'),
     ('test_json', '{\n'),
     ('test_stuck_without_the_interpreter', 'import hashlib\n'),
     ('test_stuck_without_the_interpreter', 'touch '),
@@ -2901,7 +2928,7 @@ class ReadmeTest(ManualTestCase):
         self.assertIn('product = gmr\n', self.output(first))
         with socket.create_server(('127.0.0.1', 0)) as listener:
             port = listener.getsockname()[1]
-        child, _ = self.background(second.replace('8000', f'{port} --bind 127.0.0.1'))
+        child, _ = self.background(second.replace('8000', str(port)))
         child.wait_for(lambda: b'No configuration was given' in child.err, 'a report')
         self.assertIn(b'product = http.server\n', child.err)
 
