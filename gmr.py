@@ -22,6 +22,7 @@ Interface and text layout are those of OpenStack's oslo.reports; the name is tha
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _thread
 import atexit
 import contextlib
@@ -109,21 +110,29 @@ class _Configuration(dict[str, object]):
 
 # Calls under way in helper threads, with what they call, so that the ids in their keys stay taken.
 _helpers: dict[object, types.SimpleNamespace] = {}
+# Of each thread that makes a report, by its native id: the one that waits for it, and does errands meanwhile.
+_clients: dict[int, types.SimpleNamespace] = {}
+# Of each thread that runs foreign code in place, by its native id: what handlers of signals have raised in that.
+_torn: dict[int, list[BaseException]] = {}
 
 # CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
 _native_start = getattr(sys.modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread)
 
 
+def _is_patched() -> bool:
+    """Return whether the program's locks belong to green threads: foreign code must not meet them in a native one."""
+    return not isinstance(_thread.start_new_thread, types.BuiltinFunctionType)
+
+
 def _start_thread(function: Callable[[], object], native: bool = False) -> int | None:
     """Start a thread and return its identifier, or None if none can be had; `native`: also in a patched process."""
     start = _native_start if native else _thread.start_new_thread
-    # In a patched process the program's locks belong to green threads: foreign code must not meet them elsewhere.
     if not isinstance(start, types.BuiltinFunctionType) or sys.is_finalizing():
         return None
     size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
     try:
         return start(function, ())  # type: ignore[no-any-return]
-    except (RuntimeError, MemoryError, ValueError):
+    except (RuntimeError, MemoryError):
         return None
     finally:
         threading.stack_size(size)
@@ -140,15 +149,19 @@ def _bounded(
     """Return what a function returns within `timeout` seconds, or a _Failure: it runs in a helper thread.
 
     One that is still at it from an earlier report is not started again: fifty reports must not leave fifty stuck
-    threads. Where no thread can be had, the function, or `in_place`, is called in place.
+    threads. Where none can be had, the thread that waits for the report calls the function, or else this one does, or
+    calls `in_place`.
     """
     call = functools.partial(_attempt, function, *arguments)
     key = key or (id(function), *map(id, arguments))
-    helper = _helpers.get(key)
+    helper, waited = _helpers.get(key), ''
     if helper is None:
         answers: SimpleQueue[Any] = SimpleQueue()
+        ticket = iter([True])  # for one call, though an errand that a handler tears is begun again
 
         def work() -> None:
+            if not next(ticket, False):
+                return
             answer = _Failure('no answer', [])
             try:
                 answer = call()
@@ -159,13 +172,22 @@ def _bounded(
         helper = _helpers[key] = types.SimpleNamespace(call=call, since=time.time(), ident=None)
         helper.ident = _start_thread(work, native)
         if helper.ident is None:
-            _helpers.pop(key, None)
-            return _attempt(in_place) if in_place else call()
+            here = _thread.get_native_id()
+            client = _clients.get(here)
+            if client is None or client.thread == here or in_place:
+                _helpers.pop(key, None)
+                return _attempt(in_place) if in_place else call()
+            helper.ident = client.ident
+            client.errands.append(work)
+            client.wake.put(None)
         with contextlib.suppress(Empty):
             return answers.get(timeout=timeout)
+        waited = f' within {timeout:g} seconds'
+        if next(ticket, False):  # it is not at it, and will not be: its thread does another errand
+            _helpers.pop(key, None)
     at_it = f'Thread #{helper.ident} is at it since {_iso_time(helper.since)} ({time.time() - helper.since:.0f} s)'
     stack = next(_capture([sys._current_frames().get(helper.ident)]))
-    return _failure(f'no answer within {timeout:g} seconds: {at_it}', stack)
+    return _failure(f'no answer{waited}: {at_it}', stack)
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -194,6 +216,7 @@ def _failure(error: str, stack: Sequence[tuple[types.CodeType, int]]) -> _Failur
 _turn: SimpleQueue[None] = SimpleQueue()  # who gets the item makes the report; not a lock, which might be a green one
 _turn.put(None)
 _before: list[tuple[bool, int, float]] = []  # what _our_turn() has changed, as it was
+_holder: list[int] = []  # the native id of the thread that waits for the report that has the turn
 _autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
 _hooks: list[Callable[[], None]] = []  # registered with os and atexit, once
 
@@ -206,37 +229,47 @@ def _our_turn(timeout: float) -> Iterator[bool]:
     threads take turns more often: after every system call a busy thread would keep the interpreter for 5 ms.
     """
     turn = _turn  # a child that is forked meanwhile has another
+    client = _clients.get(_thread.get_native_id())
     try:
-        turn.get(timeout=timeout)
+        # Another green thread of the thread that waits for us may have the turn: it goes on only after us.
+        turn.get(timeout=0 if client and client.thread in _holder and _is_patched() else timeout)
     except Empty:
         yield False
         return
     try:
+        _holder[:] = [client.thread] if client else []
         _before[:] = [(gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())]
         gc.disable()
         sys.setrecursionlimit(min(_before[0][1] + _HEADROOM, 2**31 - 1))
         sys.setswitchinterval(min(_before[0][2], _SWITCH_INTERVAL))
         yield True
     finally:
-        _restore()
-        turn.put(None)
+        _holder.clear()
+        try:
+            _restore()
+        finally:  # where no thread can be had, a handler may raise here
+            turn.put(None)
 
 
 def _restore() -> None:
     for collecting, limit, interval in _before:
+        if collecting:
+            gc.enable()
         sys.setswitchinterval(interval)
         try:
             sys.setrecursionlimit(limit)
-        except RecursionError:  # CPython 3.9 asks for 50 free frames; a new thread has them
-            _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True)
-        if collecting:
-            gc.enable()
+        except RecursionError:  # CPython asks for free frames; a new thread has them, or else we have, some frames up
+            if _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True) is None:
+                return
     _before.clear()
 
 
 def _after_fork() -> None:
     """Forget, in a forked child, the threads that it does not have and the report that they were making."""
     global _turn
+    for client in _clients.values():
+        client.wake.put(None)
+    _clients.clear()
     _helpers.clear()
     _restore()
     _turn = SimpleQueue()
@@ -267,36 +300,99 @@ def _in_helper(function: Callable[[Frame, object], Any], frame: Frame) -> Any:
 
     It runs in a helper thread while this one waits. The handlers of other signals run in the main thread: so no Ctrl-C
     and no alarm can tear the report to pieces. What they raise is raised once it is out, as if they had come just then.
+    In a patched process this thread does errands meanwhile: foreign code, since the green locks belong here.
     """
     results: list[Any] = []  # tells the end: what the queue holds is lost if a handler raises just after get()
-    done: SimpleQueue[None] = SimpleQueue()
+    wake: SimpleQueue[None] = SimpleQueue()
+    client = types.SimpleNamespace(errands=[], wake=wake, thread=_thread.get_native_id(), ident=None)
+    ticket, started = iter([True]), False  # for one report: a start that a handler tears is made again
     raised: BaseException | None = None
+    torn: BaseException | None = None
     greenlet = sys.modules.get('greenlet')
     current = greenlet.getcurrent() if greenlet else None
-    deadline = time.monotonic() + _MAX_HOLD
+    deadline, process = time.monotonic() + _MAX_HOLD, os.getpid()
 
     def work() -> None:
-        results.append(_attempt(function, frame, current))
-        done.put(None)
+        if next(ticket, False):
+            here = _thread.get_native_id()
+            _clients[here] = client
+            results.append(_attempt(function, frame, current))
+            _clients.pop(here, None)
+            wake.put(None)
 
     try:
-        if _start_thread(work) is None:  # in place: what handlers would raise must wait
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()) if _MASKABLE else None
-            work()
-            if mask is not None:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        while not results and time.monotonic() < deadline:
+        while True:  # once more whenever a handler raises
             try:
-                done.get(timeout=max(0.0, deadline - time.monotonic()))
+                if not started and _start_thread(work, native=True) is None:
+                    started = True
+                    try:
+                        with _unsignalled():
+                            raised = _exposed(work) or raised
+                    finally:
+                        results.append(None)
+                        _restore()
+                started = True
+                while not results and time.monotonic() < deadline and os.getpid() == process:  # it may also fork
+                    if not client.errands:
+                        wake.get(timeout=max(0.0, deadline - time.monotonic()))
+                        continue
+                    torn = _exposed(client.errands[0])
+                    del client.errands[0]
+                    if torn is not None:
+                        raise torn
+                break
             except Empty:
                 _restore()
+            except (RecursionError, MemoryError):  # they would come again and again
+                raise
             except BaseException as error:
-                raised = error
+                if raised is None or isinstance(raised, Exception):  # SystemExit outlasts what an alarm raises
+                    raised = error
         if raised is not None:
             raise raised
         return results[0] if results else None
     finally:
-        del raised  # its traceback refers to this very frame: garbage in a cycle
+        del raised, torn  # their tracebacks refer to this very frame: garbage in a cycle
+
+
+@contextlib.contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Let the handlers of signals wait, where no thread can be had: so far as the system holds the signals back."""
+    # The C functions: those of signal make enums, too many frames deep for a program at its recursion limit.
+    ours = _signal.valid_signals() - _signal.pthread_sigmask(signal.SIG_BLOCK, ()) if _MASKABLE else set()
+    try:
+        if ours:
+            _signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+        yield
+    finally:
+        if ours:  # no others: a green thread that reports at the same time may have been here
+            _signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+
+
+def _exposed(work: Callable[[], None]) -> BaseException | None:
+    """Do it in this thread, and return what the handlers of signals have raised in it: the program waits for that."""
+    here = _thread.get_native_id()
+    torn = _torn[here] = []
+    try:
+        work()
+    except BaseException as error:
+        if _is_from_handler(error):
+            torn.append(error)
+    try:
+        return next((error for error in torn if not isinstance(error, Exception)), torn[0] if torn else None)
+    finally:
+        _torn.pop(here, None)
+        torn.clear()  # their tracebacks refer to this very frame: garbage in a cycle
+
+
+def _is_from_handler(error: BaseException) -> bool:
+    """Return whether the exception that is being handled comes from the handler of a signal."""
+    handlers = [getattr(one, '__func__', one) for one in map(_signal.getsignal, _signal.valid_signals())]
+    codes = [id(one.__code__) for one in handlers if type(one) is types.FunctionType]
+    trace = sys.exc_info()[2]
+    while trace and id(trace.tb_frame.f_code) not in codes:
+        trace = trace.tb_next
+    return trace is not None or type(error) is KeyboardInterrupt  # its handler is in C
 
 
 class GuruMeditation:
@@ -513,6 +609,8 @@ class GuruMeditation:
         # All stacks before anything else: whatever reads a file lets the other threads go on.
         captured = _attempt(_capture_threads, frame)
         threads, shown = ({}, None) if type(captured) is _Failure else captured
+        if client := _clients.get(_thread.get_native_id()):
+            client.ident = shown
         task_kinds = _kinds('asyncio.tasks', 'Task', '_PyTask', '_CTask')
         found = _attempt(_find_on_heap, _kinds('greenlet', 'greenlet'), task_kinds)
         greenlets = _attempt(_capture_greenlets, found, current, frame, shown)
@@ -780,6 +878,9 @@ def _redact(text: str, literals: bool = False) -> str:
 def _error_text(error: BaseException) -> str:
     """Return an exception's type and message."""
     try:
+        torn = _torn.get(_thread.get_native_id())
+        if torn is not None and _is_from_handler(error):
+            torn.append(error)
         kind = type(error)
         where = '' if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.'
         name, message = f'{where}{kind.__qualname__}', str(error)[:_MAX_BYTES]
@@ -1113,7 +1214,7 @@ def _process(pid: int, parent: int, state: str, names: dict[int, str], timeout: 
     except (OSError, AttributeError):
         uid = -1
     if uid not in names:  # the data base of users may be on a server that does not answer
-        name = _bounded(lambda: pwd.getpwuid(uid).pw_name, timeout=timeout, key=('user', uid))
+        name = _bounded(lambda: pwd.getpwuid(uid).pw_name, timeout=timeout, key=('user', uid), native=True)
         names[uid] = name if isinstance(name, str) else str(uid)
     children = []
     for child in _child_pids(pid):

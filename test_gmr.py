@@ -696,6 +696,76 @@ def patched_tests(patch):
         def test_patched_after_gmr_is_imported(self):
             self.check(patch)
 
+        def test_a_section_that_hangs_is_reported(self):
+            with Child(f"""
+                {patch}
+                import posix
+                hang, go = posix.pipe()
+                gmr.GuruMeditation.section_timeout = 0.5
+                gmr.register_section('Hangs', lambda: posix.read(hang, 1))
+                setup('1')
+                def release(*_):
+                    posix.write(go, b'one')
+                signal.signal(signal.SIGTERM, release)
+                ready()
+                while posix.read(0, 1):
+                    ready()
+            """) as child:
+                os.kill(child.wait_ready().pid, signal.SIGUSR2)
+                child.wait_for(lambda: child.err.count(b'no answer within') == 2, 'a report')
+                text = child.err.decode()
+                hangs = r'no answer within 0.5 seconds: Thread #\d+ is at it(.*\n)+.*<lambda>'
+                self.assertRegex(sections(text)['Hangs'], hangs)
+                os.kill(child.pid, signal.SIGTERM)
+                os.write(child.process.stdin.fileno(), b'+')
+                child.wait_ready(2)
+                self.assertEqual(sections(child.signal())['Hangs'].strip(), 'n')
+                self.assertEqual(child.finish(), 0, child.text())
+
+        def test_a_handler_that_raises_in_a_section_is_not_swallowed(self):
+            with Child(f"""
+                {patch}
+                class Service:
+                    def stop(self, signum, frame):
+                        sys.exit(7)
+                signal.signal(signal.SIGTERM, Service().stop)
+                def work():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    until = time.monotonic() + 0.3
+                    while time.monotonic() < until:
+                        pass
+                gmr.register_section('Exits', lambda: sys.exit('not a handler'))
+                gmr.register_section('Work', work)
+                setup('1')
+                hold()
+            """) as child:
+                text = child.wait_ready().signal()
+                self.assertIn('SystemExit: not a handler', sections(text)['Exits'])
+                self.assertEqual(child.process.wait(DEADLINE), 7)
+
+        def test_a_section_may_run_a_program_and_wait_in_a_green_way(self):
+            with Child(f"""
+                {patch}
+                import subprocess
+                import threading as patched
+                def status():
+                    time.sleep(0.2)
+                    return subprocess.check_output(['grep', 'SigBlk', '/proc/self/status'])
+                gmr.register_section('Status', status)
+                texts = []
+                threads = [
+                    patched.Thread(target=lambda: texts.append(gmr.TextGuruMeditation().run())) for n in range(2)
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert len(texts) == 2 and any('SigBlk:\\t0000000000000000' in text for text in texts), texts
+                assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+                assert gc.isenabled() and not gmr._turn.empty() and not gmr._clients and not gmr._torn
+            """) as child:
+                self.assertEqual(child.finish(), 0, child.text())
+
         def test_a_busy_hub_is_reported(self):
             text = report_of(f"""
                 {patch}
@@ -1271,23 +1341,24 @@ class InterruptedTest(unittest.TestCase):
         )
 
     def test_ten_frames_below_the_recursion_limit_where_no_thread_can_be_had(self):
-        self.check("""
-            setup('1')
-            gmr._thread.start_new_thread = None
-            def depth():
-                frame, n = sys._getframe(), 0
-                while frame:
-                    frame, n = frame.f_back, n + 1
-                return n
-            def descend(n):
-                if n:
-                    descend(n - 1)
-                else:
-                    hold()
-            descend(sys.getrecursionlimit() - depth() - 13)
-            while sys.getrecursionlimit() != 1000:
-                time.sleep(0.01)
-        """)
+        for names in ('gmr._thread.start_new_thread', 'gmr._thread.start_new_thread = gmr._native_start'):
+            self.check(f"""
+                setup('1')
+                {names} = None
+                def depth():
+                    frame, n = sys._getframe(), 0
+                    while frame:
+                        frame, n = frame.f_back, n + 1
+                    return n
+                def descend(n):
+                    if n:
+                        descend(n - 1)
+                    else:
+                        hold()
+                descend(sys.getrecursionlimit() - depth() - 13)
+                while sys.getrecursionlimit() != 1000:
+                    time.sleep(0.01)
+            """)
 
     def test_nothing_is_imported_meanwhile(self):
         self.check("""
@@ -1399,6 +1470,67 @@ class InterruptedTest(unittest.TestCase):
             resource.setrlimit(resource.RLIMIT_AS, (int(open('/proc/self/statm').read().split()[0]) * 4096 + 500_000,) * 2)
             hold()
         """)
+
+    def test_a_handler_that_ends_the_program_ends_it_also_where_no_thread_can_be_started(self):
+        for first in ('', 'threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()\n'):
+            with Child(
+                first
+                + textwrap.dedent("""
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+                def work():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    until = time.monotonic() + 0.3
+                    while time.monotonic() < until:
+                        pass
+                gmr.register_section('Work', work)
+                setup('1')
+                gmr._thread.start_new_thread = gmr._native_start = None
+                hold()
+            """)
+            ) as child:
+                self.assertTrue(child.wait_ready().signal().endswith(END))
+                self.assertEqual(child.process.wait(DEADLINE), 7)
+
+    def test_of_two_handlers_that_raise_the_one_that_ends_the_program_wins(self):
+        for first, second in (('TERM', 'ALRM'), ('ALRM', 'TERM')):
+            with Child(f"""
+                def alarm(signum, frame):
+                    raise TimeoutError
+                signal.signal(signal.SIGALRM, alarm)
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+                def work():
+                    for signum in (signal.SIG{first}, signal.SIG{second}):
+                        os.kill(os.getpid(), signum)
+                        time.sleep(0.2)
+                gmr.register_section('Work', work)
+                setup('1')
+                hold()
+            """) as child:
+                child.wait_ready().signal()
+                self.assertEqual(child.process.wait(DEADLINE), 7)
+
+    def test_a_child_that_a_handler_forks_meanwhile_is_not_held(self):
+        with Child("""
+            def fork(signum, frame):
+                if not os.fork():
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                    signal.alarm(20)  # kills it if it is held, before a minute is over
+            signal.signal(signal.SIGALRM, fork)
+            main = os.getpid()
+            def work():
+                os.kill(main, signal.SIGALRM)
+                time.sleep(0.3)
+            gmr.register_section('Work', work)
+            setup('1')
+            os.kill(main, signal.SIGUSR2)
+            if os.getpid() != main:
+                os.write(1, b'child')
+                os._exit(3)
+            assert os.waitstatus_to_exitcode(os.wait()[1]) == 3
+            ready()
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text())
+            self.assertIn(b'child', child.out)
 
     def test_a_report_that_never_ends_lets_the_program_go_on_as_it_was(self):
         with Child("""
