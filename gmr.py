@@ -67,9 +67,9 @@ __version__ = '1.0.0'
 
 # A value is hidden if its name, in lower case, holds a match. A program may replace the pattern.
 SECRET_NAMES = (
-    r'passw|passphrase|passcode|pass(?![a-z])|pwd|pw(?![a-z])|secret|token|credential|authorization|cookie|session|jwt'
-    r'|signature|salt|dsn|(?:api|access|private|account|auth|encryption|fernet|hmac|host|master|pass|shared|signing|ssh'
-    r'|subscription)[-_. ]?key'
+    r'passw|pass[-_ ]?phrase|passcode|pass(?![a-z])|pwd|pw(?![a-z])|secret|token|credential|authorization|cookie'
+    r'|session|jwt|signature|(?<![a-z])sig(?![a-z])|salt|dsn|(?:api|access|private|account|auth|encryption|fernet|hmac'
+    r'|host|master|pass|shared|signing|ssh|subscription)[-_. ]?key'
 )
 _HIDDEN = '***'
 _WIDTH = 72  # columns of a title
@@ -809,25 +809,35 @@ def _read_zipped(name: str) -> bytes | None:
 _CONTROL = '[\0-\x08\x0b-\x1f\x7f-\x9f]'  # would move the cursor of the terminal that shows the report
 # The password in a URL: up to the last @ of the authority, or of the whole word if the password holds a raw slash.
 _URL_PASSWORD = r'(://(?!\[)[^\s/?#:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)'
-_PRIVATE_KEY = r'(?s)(-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----).*?(?=-----END|\Z)'
+_URL_TOKEN = r'(://)[\w.%~+-]{20,256}(?=(?::[^\s/?#@]{0,256})?@)'  # in the place of the user
+_PRIVATE_KEY = r'(?s)(-----BEGIN [A-Z ]{0,64}PRIVATE KEY[A-Z ]{0,64}-----).*?(?=-----END|\Z)'
 _BEARER = r'(?i)(\bbearer\s+)[^\s"\',;]+'
 _NEXT = r'[&;](?:\s?[\w.%-]{1,64}=|\s|$)'  # the next assignment in a URL or an ODBC string ends the one before
 _END = rf'(?=[,)\]}}>"\']{{0,8}}(?:(?<!\\)\s|$|{_NEXT}))'
 _ASSIGNED = rf"""(?isx)[\w.-]{{0,64}}  # what follows a secret name: its rest, a separator, and a value
     (?P<separator> \\{{0,15}}["']?\]?\s{{0,64}}
-        (?:=>|:=|==?|!=|:|(?<=["']),(?=\s?(?:[bruf]{{0,2}}["']|[\[({{])))\s{{0,64}}  # the comma is one in a pair
+        (?: =>|:=|==?|!=
+            | :\s?[\w.]{{0,32}}(?:str|bytes|optional)[\w.\[\]|\ ]{{0,32}}=(?=\s?[bruf]{{0,2}}["'])  # an annotated name
+            | :
+            | ,?\s?["']?value["']?\s?[:=]  # "name": "password", "value": "..."
+            | (?:\s[^<>]{{0,256}})?>(?=[^<]{{1,4096}}</)  # an element of XML
+            | (?<=["']),(?=\s?(?:[bruf]{{0,2}}["']|[\[({{])))\s{{0,64}}  # a pair
         | \s{{1,8}})  # after an option
-    (?: [bruf]{{0,2}}(?P<slashes>\\+)(?P<quote>["'])(?P<escaped>.{{0,4096}}?)(?P=slashes)(?P=quote)
-        | [bruf]{{0,2}}"(?P<double>(?:[^"\\]|\\.)*)
-        | [bruf]{{0,2}}'(?P<single>(?:[^'\\]|\\.)*)
+    (?: (?<=>)(?P<element>[^<]{{1,4096}})(?=</)
+        | [bruf]{{0,2}}(?P<fence>["'])(?P=fence){{2}}(?P<triple>.{{0,65536}}?)(?P=fence){{3}}
+        | [bruf]{{0,2}}(?P<slashes>\\+)(?P<quote>["'])(?P<escaped>.{{0,4096}}?)(?P=slashes)(?P=quote)
+        | [bruf]{{0,2}}"(?P<double>[^"\\]*(?:\\.[^"\\]*)*)  # (?:[^"\\]|\\.)* takes hundreds of bytes a character
+        | [bruf]{{0,2}}'(?P<single>[^'\\]*(?:\\.[^'\\]*)*)
         | (?P<plain>(?:none|null|true|false|(?:(?<=["']:)|(?<=["']:\ ))[\w.+-]+)(?=[,;&)}}\]\s]|$))
-        | (?P<nested>[\w.]{{0,64}}[\[({{](?:[^][(){{}}]|[\[({{][^][(){{}}]*[\])}}])*[\])}}])
-        | (?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:\\\s|(?!{_NEXT})\S)+?{_END}))"""
+        | (?P<nested>[\w.]{{0,64}}[\[({{])
+        | (?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:[^\s\\&;,)\]}}>"']+|\\\s|(?!{_NEXT})\S)+?{_END}))"""
 _LINE_START = r'(?:^|\n)[\w\s."\'-]{0,64}$'
-_OPTION_START = r'(?:^|\s)["\']?--?[\w-]{0,64}$'
-_PAIR_START = r'(?:[(\[]\s?[bruf]?\\*["\'][\w.-]{0,64}|["\']--?[\w-]{0,64})$'
+_OPTION_START = r'(?:^|\s)["\']?--?[\w.-]{0,64}$'
+_PAIR_START = r'(?:[(\[]\s?[bruf]?\\*["\'][\w.-]{0,64}|["\']--?[\w.-]{0,64})$'
 _OPTION = r'-{0,2}[\w.-]{1,64}='
-_LITERAL = r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\''
+_LITERAL = r'"[^"\\]*(?:\\.[^"\\]*)*"|\'[^\'\\]*(?:\\.[^\'\\]*)*\''
+_BRACKET = rf'[][(){{}}]|{_LITERAL}'
+_BLOCK = r'[|>][-+\d]*\s*$'  # of YAML: the value is in the lines below
 _UNSET = {'', 'none', 'true', 'false', 'null', '[]', '()', '{}', 'set()', '%s', '%r', _HIDDEN}
 
 
@@ -846,7 +856,7 @@ def _redact(text: str, literals: bool = False) -> str:
     if '-----BEGIN' in text:
         text = re.sub(_PRIVATE_KEY, rf'\1{_HIDDEN}', text)
     if '://' in text:
-        text = re.sub(_URL_PASSWORD, rf'\1{_HIDDEN}@', text)
+        text = re.sub(_URL_TOKEN, rf'\1{_HIDDEN}', re.sub(_URL_PASSWORD, rf'\1{_HIDDEN}@', text))
     if 'bearer' in text.lower():
         text = re.sub(_BEARER, rf'\1{_HIDDEN}', text)
     # In lower case the search is ten times faster than without regard to case. One letter would grow in it.
@@ -858,21 +868,45 @@ def _redact(text: str, literals: bool = False) -> str:
             continue
         first, last = found.span(found.lastgroup or 0)
         separator, before = found['separator'], text[max(0, name.start() - 64) : name.start()]
-        if separator.isspace() and not re.search(_OPTION_START, before):
+        if separator.isspace() and '\t' not in separator and not re.search(_OPTION_START, before):
             if found['word'] or not name[0].startswith('pass'):  # PASSWORD 'x' is SQL
                 continue
-        elif ',' in separator and not re.search(_PAIR_START, before):
+        elif ',' in separator and separator.strip()[-1] == ',' and not literals and not re.search(_PAIR_START, before):
             continue
         header = ':' in separator and name[0] in ('authorization', 'cookie')
-        if found['word'] and (
+        if found['nested']:
+            last = _end_of_nest(text, last - 1)
+        elif found['word'] and (
             header or (separator.strip() and separator[-1].isspace() and re.search(_LINE_START, before))
         ):
-            last = text.find('\n', last)
-            last = len(text) if last < 0 else last
+            last = _end_of_lines(text, first, separator)
         if text[first:last].strip().lower() not in _UNSET:
             pieces += [text[end:first], _HIDDEN]
             end = last
     return ''.join([*pieces, text[end:]])
+
+
+def _end_of_nest(text: str, start: int) -> int:
+    """Return where the bracket that opens at `start` is closed: no pattern tells that at any depth."""
+    depth = 0
+    for piece in re.compile(_BRACKET).finditer(text, start):
+        depth += (piece[0] in '[({') - (piece[0] in '])}')
+        if depth == 0:
+            return piece.end()
+    return len(text)
+
+
+def _end_of_lines(text: str, start: int, separator: str) -> int:
+    """Return where a value ends that fills its line, and in YAML the lines below that are indented like the first."""
+    last = text.find('\n', start)
+    last = len(text) if last < 0 else last
+    indent = separator.rpartition('\n')[2] if '\n' in separator else ''
+    if re.match(_BLOCK, text[start:last]):
+        indent = re.compile(r'\n?([ \t]*)').match(text, last)[1]  # type: ignore[index]
+    while indent and text.startswith(f'\n{indent}', last):
+        last = text.find('\n', last + 1)
+        last = len(text) if last < 0 else last
+    return last
 
 
 def _error_text(error: BaseException) -> str:
@@ -934,12 +968,14 @@ class _Converter:
     def mapping(self, value: Any, declared: Iterable[str] = (), secret: bool = False) -> dict[str, object]:
         """Return the values of a mapping without those that have a secret name, or are declared secret, or all."""
         result: dict[str, object] = {}
+        named = False  # by another value: {'name': 'PASSWORD', 'value': ...}
         for key in value:
             name = key if isinstance(key, str) else str(self.convert(key))
             if self.left < 0:
                 return {**result, '...': 'cut'}
-            hidden = secret or name in declared or _is_secret(name)
-            result[_clean(_redact(name))] = self.convert(_attempt(operator.getitem, value, key), hidden)
+            hidden = secret or name in declared or _is_secret(name) or (named and name.lower() == 'value')
+            shown = result[_clean(_redact(name))] = self.convert(_attempt(operator.getitem, value, key), hidden)
+            named = named or (name.lower() in ('name', 'key') and _is_secret(str(shown)))
         return result
 
     def sequence(self, value: Iterable[Any]) -> list[object]:

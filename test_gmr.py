@@ -1826,7 +1826,46 @@ class SecretsTest(unittest.TestCase):
             ('password: correct horse\nuser: u', 'password: ***\nuser: u'),
             ({'key': 'mysql://u:p@h'}, 'key = mysql://u:***@h'),
             ({'mysql://u:p@h': 1}, 'mysql://u:***@h = 1'),
+            ('<password>a b</password><user>u</user>', '<password>***</password><user>u</user>'),
+            ('<wsse:Password Type="x">p</wsse:Password>', '<wsse:Password Type="x">***</wsse:Password>'),
+            ('<add key="password" value="p"/>', '<add key="password" value="***"/>'),
+            ('{"name": "DB_PASSWORD", "value": "p"}', '{"name": "DB_PASSWORD", "value": "***"}'),
+            ({'name': 'DB_PASSWORD', 'value': 'p'}, 'name = DB_PASSWORD\nvalue = ***'),
+            ({'name': 'DB_HOST', 'value': 'h'}, 'name = DB_HOST\nvalue = h'),
+            ('{"credentials": {"a": {"b": {"c": ")p"}}}, "port": 1}', '{"credentials": ***, "port": 1}'),
+            ('secrets=[{a: (p', 'secrets=***'),
+            ('password: |\n  p\n  q\nuser: u', 'password: ***\nuser: u'),
+            ('secrets:\n  a: p\n  b: q\nuser: u', 'secrets:\n  ***\nuser: u'),
+            ('passwords:\n  - p\n  - q\nuser: u', 'passwords:\n  ***\nuser: u'),
+            ('password = """p"""; user', 'password = """***"""; user'),
+            ('run --db.password p -v', 'run --db.password *** -v'),
+            ('password\tp', 'password\t***'),
+            ('pass phrase: p', 'pass phrase: ***'),
+            ('https://h/?sv=1&sig=p&se=2', 'https://h/?sv=1&sig=***&se=2'),
+            ('https://ghp_abcdefghijklmnop:x@github.com/o', 'https://***:***@github.com/o'),
+            ('if token > 5: <b>x</b>', 'if token > 5: <b>x</b>'),
         ])  # fmt: skip
+
+    def test_literals_in_source_lines_are_hidden(self):
+        for line, shown in (
+            ('password: str = "p"; work()', 'password: str = "***"; work()'),
+            ('config.set("db", "password", "p")', 'config.set("db", "password", "***")'),
+            ("setattr(conf, 'password', 'p')", "setattr(conf, 'password', '***')"),
+            ('password = """p"""', 'password = """***"""'),
+            ('password: str = get("x")', 'password: str = get("x")'),
+        ):
+            with self.subTest(line):
+                self.assertEqual(gmr._redact(line, literals=True), shown)
+
+    def test_long_texts_take_little_memory(self):
+        with Child("""
+            import resource
+            texts = ['password="' + 8_000_000 * 'a', 'token=' + 8_000_000 * 'a', '-----BEGIN ' + 100_000 * 'PRIVATE KEY']
+            in_use = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (in_use + 200_000_000,) * 2)
+            assert list(map(gmr._redact, texts)) == ['password="***', 'token=***', texts[2]]
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text()[-2000:])
 
     @patient
     def test_a_megabyte_of_secrets_takes_no_time(self):
