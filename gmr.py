@@ -45,7 +45,7 @@ import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _our_turn(timeout: float) -> Iterator[bool]:
         _holder[:] = [client.thread] if client else []
         _before[:] = [(gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())]
         gc.disable()
-        sys.setrecursionlimit(min(_before[0][1] + _HEADROOM, 2**31 - 1))
+        sys.setrecursionlimit(_raised(_before[0][1]))
         sys.setswitchinterval(min(_before[0][2], _SWITCH_INTERVAL))
         yield True
     finally:
@@ -251,13 +251,20 @@ def _our_turn(timeout: float) -> Iterator[bool]:
             turn.put(None)
 
 
+def _raised(limit: int) -> int:
+    return min(limit + _HEADROOM, 2**31 - 1)
+
+
 def _restore() -> None:
+    """Put back what _our_turn() has changed, but what the program itself has set meanwhile."""
     for collecting, limit, interval in _before:
         if collecting:
             gc.enable()
-        sys.setswitchinterval(interval)
+        if sys.getswitchinterval() <= _SWITCH_INTERVAL:
+            sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
         try:
-            sys.setrecursionlimit(limit)
+            if sys.getrecursionlimit() == _raised(limit):
+                sys.setrecursionlimit(limit)
         except RecursionError:  # CPython asks for free frames; a new thread has them, or else we have, some frames up
             if _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True) is None:
                 return
@@ -775,7 +782,7 @@ def _read_lines(name: str) -> list[str]:
         cache = getattr(sys.modules.get('linecache'), 'cache', {})
         entry = cache.get(name) if name != '<string>' else None  # a name that all exec() shares
         if entry and len(entry) == 4 and entry[1] is None:  # no file: put there by IPython and the like
-            return list(entry[2])
+            return list(map(str, entry[2]))
         data = _read_zipped(name)
         if data is None and stat.S_ISREG(_os.stat(name).st_mode):  # before it is opened: that would rewind a tape
             data = _read(name, _MAX_SOURCE)
@@ -923,6 +930,11 @@ def _error_text(error: BaseException) -> str:
         return 'an exception without a text'
 
 
+def _snapshot(items: Iterable[Any], most: int) -> list[Any]:
+    """Return the items of a container, in one pass of C: other threads may change it, which would raise an error."""
+    return list(itertools.islice(items, max(0, most + 1)))
+
+
 class _Converter:
     """Makes plain data of a foreign object: None, bool, int, float, str, list and dict. It runs foreign code."""
 
@@ -969,7 +981,7 @@ class _Converter:
         """Return the values of a mapping without those that have a secret name, or are declared secret, or all."""
         result: dict[str, object] = {}
         named = False  # by another value: {'name': 'PASSWORD', 'value': ...}
-        for key in value:
+        for key in _snapshot(value, self.left):
             name = key if isinstance(key, str) else str(self.convert(key))
             if self.left < 0:
                 return {**result, '...': 'cut'}
@@ -984,7 +996,7 @@ class _Converter:
         secret = False
         pair = isinstance(value, (tuple, list)) and len(value) == 2
         try:
-            for item in value:
+            for item in _snapshot(value, self.left) if isinstance(value, Sized) else value:
                 if self.left < 0:
                     return [*result, '... (cut)']
                 option = re.match(_OPTION, item) if isinstance(item, str) else None
@@ -1269,7 +1281,7 @@ def _collect_configuration(conf: Any) -> object:
     options, converter = _options(conf), _Converter()
     groups: dict[str, dict[str, object]] = {}
     ungrouped: dict[Any, object] = {}
-    for key in options:
+    for key in _snapshot(options, _MAX_ITEMS):
         value = _attempt(operator.getitem, options, key)
         if not isinstance(value, Mapping) and type(value).__name__ not in ('Namespace', 'SimpleNamespace'):
             ungrouped[key] = value
@@ -1530,11 +1542,13 @@ def _create_file(folder: str, name: str, data: bytes) -> str:
 
 def _write(descriptor: int, data: bytes, deadline: float = math.inf) -> None:
     """Write all of it; with a deadline, only what a blocking descriptor takes without blocking."""
-    rest, delay = memoryview(data), 0.001
+    rest, delay, file = memoryview(data), 0.001, os.fstat(descriptor)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WRITE_SIGNALS) if _WRITE_SIGNALS else None
     try:
         while rest:
             try:
+                if not os.path.samestat(os.fstat(descriptor), file):  # the program has closed and opened it meanwhile
+                    raise OSError(errno.EBADF, 'it is another file now')
                 left = max(0.0, deadline - time.monotonic())
                 if left < math.inf and not select.select([], [descriptor], [], left)[1]:
                     raise TimeoutError('nothing is read from it')

@@ -1221,6 +1221,32 @@ class StandardErrorTest(unittest.TestCase):
         text = report_of("gmr.register_section('X', lambda: '\\u00e9'); setup('1'); hold()", PYTHONIOENCODING='ascii')
         self.assertEqual(sections(text)['X'], '\\xe9\n')
 
+    def test_a_file_that_has_got_the_number_of_a_full_stderr_is_not_written_to(self):
+        with tempfile.TemporaryDirectory() as folder:
+            child = Child(f"""
+                reader, writer = os.pipe()
+                os.set_blocking(writer, False)
+                os.dup2(writer, 2)
+                try:
+                    while True:
+                        os.write(2, b'x' * 4096)
+                except BlockingIOError:
+                    pass
+                os.environ['TMPDIR'] = {folder!r}
+                gmr.GuruMeditation.delivery_timeout = 0.2
+                setup('1')
+                os.kill(os.getpid(), signal.SIGUSR2)
+                assert gmr._helpers
+                os.close(2)
+                data = os.open({folder!r} + '/data', os.O_RDWR | os.O_CREAT)
+                assert data == 2
+                while gmr._helpers:
+                    time.sleep(0.01)
+                sys.exit(os.fstat(data).st_size)
+            """)
+            with child:
+                self.assertEqual(child.finish(), 0, child.text())
+
 
 class LogDirTest(unittest.TestCase):
     def check_falls_back(self, log_dir, **options):
@@ -1359,6 +1385,34 @@ class InterruptedTest(unittest.TestCase):
                 while sys.getrecursionlimit() != 1000:
                     time.sleep(0.01)
             """)
+
+    def test_containers_that_other_threads_change_are_shown(self):
+        with Child("""
+            import collections
+            cache, names, last = {0: 'the first'}, {0}, collections.deque([0])
+            conf = {'group': {'option': 'value'}, 'extra': 1}
+            def change():
+                n = 0
+                while True:
+                    n += 1
+                    cache[n] = n
+                    names.add(n)
+                    last.append(n)
+                    conf[f'extra{n}'] = conf.pop('extra' if n == 1 else f'extra{n - 1}')
+                    if not n % 500:
+                        cache.clear(), names.clear(), last.clear()
+                        time.sleep(0.0001)
+            gmr.register_section('Cache', lambda: cache)
+            gmr.register_section('Names', lambda: names)
+            gmr.register_section('Last', lambda: last)
+            setup('1', conf=conf)
+            threading.Thread(target=change, daemon=True).start()
+            for n in range(30):
+                text = gmr.TextGuruMeditation('1', conf=conf).run()
+                assert 'option = value' in text, text
+                assert 'Runtime' + 'Error: ' not in text, text
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text()[-3000:])
 
     def test_nothing_is_imported_meanwhile(self):
         self.check("""
@@ -1733,6 +1787,22 @@ class AftermathTest(unittest.TestCase):
             assert not [o for o in gc.garbage if type(o).__name__ in ('frame', 'traceback')], list(map(type, gc.garbage))
         """) as child:
             self.assertEqual(child.finish(), 0, child.text()[-3000:])
+
+    def test_what_the_program_sets_meanwhile_stays_and_what_it_has_set_before_comes_back(self):
+        with Child("""
+            sys.setswitchinterval(0.000799)
+            before = sys.getswitchinterval()
+            setup('1')
+            signal.raise_signal(signal.SIGUSR2)
+            assert abs(sys.getswitchinterval() - before) < 1e-7, (before, sys.getswitchinterval())
+            def change():
+                sys.setrecursionlimit(5000)
+                sys.setswitchinterval(0.05)
+            gmr.register_section('Changes', change)
+            signal.raise_signal(signal.SIGUSR2)
+            assert sys.getrecursionlimit() == 5000 and abs(sys.getswitchinterval() - 0.05) < 1e-6
+        """) as child:
+            self.assertEqual(child.finish(), 0, child.text()[-2000:])
 
     def test_no_thread_exists_while_nothing_is_asked(self):
         with Child("""
