@@ -44,8 +44,8 @@ import time
 import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
-from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections import deque, namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
 if TYPE_CHECKING:
@@ -931,7 +931,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _snapshot(items: Iterable[Any], most: int) -> list[Any]:
-    """Return the items of a container, in one pass of C: other threads may change it, which would raise an error."""
+    """Return what is in a container, in one pass of C: if another thread changed it meanwhile, that would raise."""
     return list(itertools.islice(items, max(0, most + 1)))
 
 
@@ -996,7 +996,7 @@ class _Converter:
         secret = False
         pair = isinstance(value, (tuple, list)) and len(value) == 2
         try:
-            for item in _snapshot(value, self.left) if isinstance(value, Sized) else value:
+            for item in _snapshot(value, self.left) if isinstance(value, (Set, ValuesView, deque)) else value:
                 if self.left < 0:
                     return [*result, '... (cut)']
                 option = re.match(_OPTION, item) if isinstance(item, str) else None
