@@ -394,10 +394,11 @@ def _exposed(work: Callable[[], None]) -> BaseException | None:
 
 def _is_from_handler(error: BaseException) -> bool:
     """Return whether the exception that is being handled comes from the handler of a signal."""
-    handlers = [getattr(one, '__func__', one) for one in map(_signal.getsignal, _signal.valid_signals())]
-    codes = [id(one.__code__) for one in handlers if type(one) is types.FunctionType]
+    handlers = list(filter(callable, map(_signal.getsignal, _signal.valid_signals())))
+    handlers += [getattr(one, 'func', type(one).__call__) for one in handlers]  # of a functools.partial, of an object
+    codes = [getattr(getattr(one, '__func__', one), '__code__', None) for one in handlers]
     trace = sys.exc_info()[2]
-    while trace and id(trace.tb_frame.f_code) not in codes:
+    while trace and not any(map(operator.is_, codes, itertools.repeat(trace.tb_frame.f_code))):
         trace = trace.tb_next
     return trace is not None or type(error) is KeyboardInterrupt  # its handler is in C
 

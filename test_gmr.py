@@ -723,25 +723,34 @@ def patched_tests(patch):
                 self.assertEqual(child.finish(), 0, child.text())
 
         def test_a_handler_that_raises_in_a_section_is_not_swallowed(self):
-            with Child(f"""
-                {patch}
-                class Service:
-                    def stop(self, signum, frame):
+            for handler in ('stop', 'service.stop', 'service', 'functools.partial(stop, signal.SIGTERM)'):
+                with (
+                    self.subTest(handler),
+                    Child(f"""
+                    {patch}
+                    import functools
+                    def stop(*_):
                         sys.exit(7)
-                signal.signal(signal.SIGTERM, Service().stop)
-                def work():
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    until = time.monotonic() + 0.3
-                    while time.monotonic() < until:
-                        pass
-                gmr.register_section('Exits', lambda: sys.exit('not a handler'))
-                gmr.register_section('Work', work)
-                setup('1')
-                hold()
-            """) as child:
-                text = child.wait_ready().signal()
-                self.assertIn('SystemExit: not a handler', sections(text)['Exits'])
-                self.assertEqual(child.process.wait(DEADLINE), 7)
+                    class Service:
+                        def stop(self, signum, frame):
+                            sys.exit(7)
+                        __call__ = stop
+                    service = Service()
+                    signal.signal(signal.SIGTERM, {handler})
+                    def work():
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        until = time.monotonic() + 0.3
+                        while time.monotonic() < until:
+                            pass
+                    gmr.register_section('Exits', lambda: sys.exit('not a handler'))
+                    gmr.register_section('Work', work)
+                    setup('1')
+                    hold()
+                """) as child,
+                ):
+                    text = child.wait_ready().signal()
+                    self.assertIn('SystemExit: not a handler', sections(text)['Exits'])
+                    self.assertEqual(child.process.wait(DEADLINE), 7)
 
         def test_a_section_may_run_a_program_and_wait_in_a_green_way(self):
             with Child(f"""
