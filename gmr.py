@@ -112,8 +112,8 @@ class _Configuration(dict[str, object]):
 _helpers: dict[object, types.SimpleNamespace] = {}
 # Of each thread that makes a report, by its native id: the one that waits for it, and does errands meanwhile.
 _clients: dict[int, types.SimpleNamespace] = {}
-# Of each thread that runs foreign code in place, by its native id: what handlers of signals have raised in that.
-_torn: dict[int, list[BaseException]] = {}
+# Of each place where foreign code runs in place: the code of the handlers of signals, and what they have raised in it.
+_torn: dict[tuple[int, int], tuple[list[Any], list[BaseException]]] = {}
 
 # CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
 _native_start = getattr(sys.modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread)
@@ -158,27 +158,31 @@ def _bounded(
     if helper is None:
         answers: SimpleQueue[Any] = SimpleQueue()
         ticket = iter([True])  # for one call, though an errand that a handler tears is begun again
+        torn = _Failure('no answer', [])
 
         def work() -> None:
             if not next(ticket, False):
                 return
-            answer = _Failure('no answer', [])
+            answer = torn
             try:
                 answer = call()
             finally:
+                over(answer)
+
+        def over(answer: Any = torn) -> None:
+            if _helpers.get(key) is helper:
                 _helpers.pop(key, None)
-                answers.put(answer)
+            answers.put(answer)
 
         helper = _helpers[key] = types.SimpleNamespace(call=call, since=time.time(), ident=None)
-        helper.ident = _start_thread(work, native)
+        client = _clients.get(_thread.get_native_id())
+        helper.ident = _start_thread(work, native or client is None)  # nobody does errands for the watcher
         if helper.ident is None:
-            here = _thread.get_native_id()
-            client = _clients.get(here)
-            if client is None or client.thread == here or in_place:
+            if client is None or in_place:
                 _helpers.pop(key, None)
                 return _attempt(in_place) if in_place else call()
             helper.ident = client.ident
-            client.errands.append(work)
+            client.errands.append((work, over))
             client.wake.put(None)
         with contextlib.suppress(Empty):
             return answers.get(timeout=timeout)
@@ -230,9 +234,11 @@ def _our_turn(timeout: float) -> Iterator[bool]:
     """
     turn = _turn  # a child that is forked meanwhile has another
     client = _clients.get(_thread.get_native_id())
+    if client and client.thread in _holder and _is_patched():  # a green thread has it that goes on only after us
+        yield True
+        return
     try:
-        # Another green thread of the thread that waits for us may have the turn: it goes on only after us.
-        turn.get(timeout=0 if client and client.thread in _holder and _is_patched() else timeout)
+        turn.get(timeout=timeout)
     except Empty:
         yield False
         return
@@ -258,16 +264,18 @@ def _raised(limit: int) -> int:
 def _restore() -> None:
     """Put back what _our_turn() has changed, but what the program itself has set meanwhile."""
     for collecting, limit, interval in _before:
-        if collecting:
-            gc.enable()
+        done = True
         if sys.getswitchinterval() <= _SWITCH_INTERVAL:
             sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
         try:
             if sys.getrecursionlimit() == _raised(limit):
                 sys.setrecursionlimit(limit)
         except RecursionError:  # CPython asks for free frames; a new thread has them, or else we have, some frames up
-            if _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True) is None:
-                return
+            done = _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True) is not None
+        if collecting:
+            gc.enable()
+        if not done:
+            return
     _before.clear()
 
 
@@ -334,7 +342,10 @@ def _in_helper(function: Callable[[Frame, object], Any], frame: Frame) -> Any:
                     started = True
                     try:
                         with _unsignalled():
-                            raised = _exposed(work) or raised
+                            if next(ticket, False):
+                                result, torn = _exposed(functools.partial(_attempt, function, frame, current))
+                                results.append(result)
+                                raised = torn or raised
                     finally:
                         results.append(None)
                         _restore()
@@ -343,7 +354,9 @@ def _in_helper(function: Callable[[Frame, object], Any], frame: Frame) -> Any:
                     if not client.errands:
                         wake.get(timeout=max(0.0, deadline - time.monotonic()))
                         continue
-                    torn = _exposed(client.errands[0])
+                    errand, over = client.errands[0]
+                    _, torn = _exposed(errand)
+                    over()  # a handler may have torn it before it could tell
                     del client.errands[0]
                     if torn is not None:
                         raise torn
@@ -376,31 +389,47 @@ def _unsignalled() -> Iterator[None]:
             _signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
 
 
-def _exposed(work: Callable[[], None]) -> BaseException | None:
-    """Do it in this thread, and return what the handlers of signals have raised in it: the program waits for that."""
-    here = _thread.get_native_id()
-    torn = _torn[here] = []
+def _exposed(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Do it in this thread; return its result, and what the handlers of signals have raised in it: that is not lost."""
+    torn: list[BaseException] = []
+    result, here = None, _place()
+    _torn[here] = _handler_codes(), torn
     try:
-        work()
+        result = work()
     except BaseException as error:
-        if _is_from_handler(error):
-            torn.append(error)
+        _keep_if_torn(error)
     try:
-        return next((error for error in torn if not isinstance(error, Exception)), torn[0] if torn else None)
+        return result, next((error for error in torn if not isinstance(error, Exception)), torn[0] if torn else None)
     finally:
         _torn.pop(here, None)
         torn.clear()  # their tracebacks refer to this very frame: garbage in a cycle
 
 
-def _is_from_handler(error: BaseException) -> bool:
-    """Return whether the exception that is being handled comes from the handler of a signal."""
+def _place() -> tuple[int, int]:
+    """Return the native id of this thread, and the id of its greenlet."""
+    greenlet = sys.modules.get('greenlet')
+    return _thread.get_native_id(), id(greenlet.getcurrent()) if greenlet else 0
+
+
+def _handler_codes() -> list[Any]:
     handlers = list(filter(callable, map(_signal.getsignal, _signal.valid_signals())))
     handlers += [getattr(one, 'func', type(one).__call__) for one in handlers]  # of a functools.partial, of an object
-    codes = [getattr(getattr(one, '__func__', one), '__code__', None) for one in handlers]
-    trace = sys.exc_info()[2]
+    return [getattr(getattr(one, '__func__', one), '__code__', None) for one in handlers]
+
+
+def _keep_if_torn(error: BaseException) -> None:
+    """Keep the exception that is being handled, if foreign code runs in place here and did not raise it itself.
+
+    The handler of a signal did then, which is in the traceback, or that of Ctrl-C, which is in C, or gevent's kill().
+    """
+    codes, torn = _torn.get(_place(), ((), None))
+    if torn is None:
+        return
+    trace, codes = sys.exc_info()[2], [*codes, *_handler_codes()]  # a handler may reset its own signal first
     while trace and not any(map(operator.is_, codes, itertools.repeat(trace.tb_frame.f_code))):
         trace = trace.tb_next
-    return trace is not None or type(error) is KeyboardInterrupt  # its handler is in C
+    if trace or type(error) is KeyboardInterrupt or type(error).__name__ == 'GreenletExit':
+        torn.append(error)
 
 
 class GuruMeditation:
@@ -920,9 +949,7 @@ def _end_of_lines(text: str, start: int, separator: str) -> int:
 def _error_text(error: BaseException) -> str:
     """Return an exception's type and message."""
     try:
-        torn = _torn.get(_thread.get_native_id())
-        if torn is not None and _is_from_handler(error):
-            torn.append(error)
+        _keep_if_torn(error)
         kind = type(error)
         where = '' if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.'
         name, message = f'{where}{kind.__qualname__}', str(error)[:_MAX_BYTES]

@@ -730,6 +730,7 @@ def patched_tests(patch):
                     {patch}
                     import functools
                     def stop(*_):
+                        signal.signal(signal.SIGTERM, signal.SIG_IGN)
                         sys.exit(7)
                     class Service:
                         def stop(self, signum, frame):
@@ -751,6 +752,60 @@ def patched_tests(patch):
                     text = child.wait_ready().signal()
                     self.assertIn('SystemExit: not a handler', sections(text)['Exits'])
                     self.assertEqual(child.process.wait(DEADLINE), 7)
+
+        def test_a_green_thread_that_waits_for_its_report_can_be_killed_and_others_signalled(self):
+            with Child(f"""
+                {patch}
+                import greenlet
+                def sleep():
+                    posix.write(1, b'ready' + bytes([10]))
+                    time.sleep(0.5)
+                import posix
+                gmr.register_section('Sleeps', sleep)
+                setup('1')
+                spawn = __import__('gevent').spawn if 'gevent' in sys.modules else __import__('eventlet').spawn
+                ended = []
+                def work():
+                    try:
+                        gmr.TextGuruMeditation().run()
+                    except greenlet.GreenletExit:
+                        ended.append(1)
+                one = spawn(work)
+                time.sleep(0.2)
+                gmr.GuruMeditation._sections.pop('Sleeps')
+                os.kill(os.getpid(), signal.SIGUSR2)
+                one.kill()
+                deadline = time.monotonic() + {DEADLINE}
+                while not ended and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                assert ended
+                while gmr._turn.empty() or gmr._clients:
+                    time.sleep(0.05)
+                assert not gmr._helpers and not gmr._torn and gc.isenabled()
+            """) as child:
+                self.assertEqual(child.finish(), 0, child.text())
+                self.assertEqual(child.reports(), 1)
+
+        def test_a_watcher_whose_section_hangs_lets_the_signal_through(self):
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                Child(f"""
+                {patch}
+                import posix
+                hang, go = posix.pipe()
+                gmr.GuruMeditation.section_timeout = 0.5
+                gmr.register_section('Hangs', lambda: posix.read(hang, 1))
+                setup('1', watch_file={folder!r}, watch_interval=0.05)
+                ready()
+                while posix.read(0, 1):
+                    pass
+            """) as child,
+            ):
+                os.utime(child.wait_ready() and folder)
+                child.wait_for(lambda: child.reports() == 1, 'the report of the watcher')
+                self.assertIn('no answer within 0.5 seconds', child.err.decode())
+                child.signal()
+                self.assertEqual(child.finish(), 0, child.text())
 
         def test_a_section_may_run_a_program_and_wait_in_a_green_way(self):
             with Child(f"""
