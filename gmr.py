@@ -71,6 +71,7 @@ SECRET_NAMES = (
     r'|session|jwt|signature|(?<![a-z])sig(?![a-z])|salt|dsn|(?:api|access|private|account|auth|encryption|fernet|hmac'
     r'|host|master|pass|shared|signing|ssh|subscription)[-_. ]?key'
 )
+re.compile(SECRET_NAMES)  # now, since re keeps it: a fifth of a first report in a small process
 _HIDDEN = '***'
 _WIDTH = 72  # columns of a title
 _MAX_MEMBERS = 20  # named in an entry; the others are counted
