@@ -843,7 +843,7 @@ def _read_zipped(name: str) -> bytes | None:
 
 # -- Collect: where foreign objects become plain data, without secrets ---
 
-# Patterns are compiled when they are first needed, and kept by re.
+# The other patterns are compiled when they are first needed, and kept by re.
 _CONTROL = '[\0-\x08\x0b-\x1f\x7f-\x9f]'  # would move the cursor of the terminal that shows the report
 # The password in a URL: up to the last @ of the authority, or of the whole word if the password holds a raw slash.
 _URL_PASSWORD = r'(://(?!\[)[^\s/?#:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)'
@@ -909,7 +909,7 @@ def _redact(text: str, literals: bool = False) -> str:
         if separator.isspace() and '\t' not in separator and not re.search(_OPTION_START, before):
             if found['word'] or not name[0].startswith('pass'):  # PASSWORD 'x' is SQL
                 continue
-        elif ',' in separator and separator.strip()[-1] == ',' and not literals and not re.search(_PAIR_START, before):
+        elif separator.rstrip().endswith(',') and not literals and not re.search(_PAIR_START, before):
             continue
         header = ':' in separator and name[0] in ('authorization', 'cookie')
         if found['nested']:
