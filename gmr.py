@@ -7,10 +7,11 @@ Copy this file into a project, or install it, and say once, in the main thread:
     gmr.register_section('Cache', cache.stats)  # any callable without arguments
     gmr.setup_autorun('13.0.0', conf=CONF)
 
-From then on `kill -USR2 PID` makes the live process write a Guru Meditation Report: package, threads, green threads,
-asyncio tasks, processes, configuration, and the registered sections. The process goes on as if nothing had happened.
-The report goes to a file in `log_dir` if one is given, else to stderr, else to a private file in the temporary
-directory. `TextGuruMeditation(version).run()` returns it as a str, at any time and from any thread.
+From then on `kill -USR2 PID` makes the live process write a Guru Meditation Report: what it is, what its threads,
+green threads and asyncio tasks do and wait for, its processes and configuration, and the registered sections. The
+program is held for a second at most, and goes on as if nothing had happened. The report goes to a file in `log_dir` if
+one is given, else to stderr, else to a private file in the temporary directory. `TextGuruMeditation(version).run()`
+returns it.
 
 `python3 gmr.py SCRIPT` runs any program so that it answers, and `python3 gmr.py --pid PID` asks a process that has
 never heard of this module (CPython 3.14). `--help` tells the rest.
@@ -20,7 +21,12 @@ Interface and text layout are those of OpenStack's oslo.reports; the name is tha
 
 # SPDX-License-Identifier: Apache-2.0
 
-from __future__ import annotations
+from __future__ import annotations  # a Python that does not know them is too old: gmr.py needs CPython 3.9 or later
+
+import sys
+
+if sys.version_info < (3, 9):  # noqa: UP036
+    raise (SystemExit if __name__ == '__main__' else ImportError)('gmr.py needs CPython 3.9 or later')
 
 import _signal  # type: ignore[import-not-found]
 import _thread
@@ -35,17 +41,18 @@ import math
 import operator
 import os
 import re
-import select
 import signal
 import stat
-import sys
 import threading
-import time
 import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
-from collections import deque, namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, ValuesView
+from collections import Counter, deque, namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence
+
+# Bound now: tests replace the clocks, and the functions of os.path, in their modules.
+from os.path import abspath, basename, dirname, isdir, join, samestat
+from time import gmtime, monotonic, process_time, strftime, time
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
 if TYPE_CHECKING:
@@ -54,383 +61,47 @@ if TYPE_CHECKING:
     Frame = Optional[types.FrameType]
 try:
     import posix as _os  # eventlet replaces os.open and os.write; nobody replaces the C functions under them
-except ImportError:  # Windows
-    import os as _os  # type: ignore[no-redef]
-try:
     import pwd
     import resource
-except ImportError:  # Windows
-    pwd = resource = None  # type: ignore[assignment]
+    from time import CLOCK_BOOTTIME, clock_gettime
+except ImportError:  # Windows has none of them, macOS no such clock: what a platform does not tell is left out
+    import os as _os  # type: ignore[no-redef]
 
 __all__ = ['GuruMeditation', 'JSONGuruMeditation', 'TextGuruMeditation', 'register_section', 'setup_autorun']
-__version__ = '1.0.0'
+__version__ = '1.1.0'
 
-# A value is hidden if its name, in lower case, holds a match. A program may replace the pattern.
-SECRET_NAMES = (
-    r'passw|pass[-_ ]?phrase|passcode|pass(?![a-z])|pwd|pw(?![a-z])|secret|token|credential|authorization|cookie'
-    r'|session|jwt|signature|(?<![a-z])sig(?![a-z])|salt|dsn|(?:api|access|private|account|auth|encryption|fernet|hmac'
-    r'|host|master|pass|shared|signing|ssh|subscription)[-_. ]?key'
-)
-re.compile(SECRET_NAMES)  # now, since re keeps it: a fifth of a first report in a small process
 _HIDDEN = '***'
 _WIDTH = 72  # columns of a title
+_MAX_GLANCE = 24  # lines of At a Glance
 _MAX_MEMBERS = 20  # named in an entry; the others are counted
-_MAX_ITEMS = 100_000  # of one section; a generator may return an endless iterator
-_MAX_DEPTH = 50  # of one section
-_MAX_TEXT = 1 << 24  # characters of one str in a section
-_MAX_BYTES = 1 << 20  # bytes of one value that is no text
-_MAX_BITS = 4096  # of an int
 _MAX_SOURCE = 1 << 23  # bytes of a source file that is read for its lines
-_MAX_LINE = 1000  # characters of a source line
-_MAX_HOLD = 60.0  # seconds that the program waits for its report, whatever happens (a dead NFS mount)
-_FAREWELL = 1.0  # seconds that an exit waits for the watcher
-_SWITCH_INTERVAL = 1e-4  # seconds, while a report is made
-_HEADROOM = 500  # frames above the recursion limit, for a report made in place
-_CHUNK = 512  # bytes that a pipe called writable takes at once: _POSIX_PIPE_BUF
+_MAX_LINE = 1000  # characters of a source line, or of the command line of a child
+_LOST = 30.0  # seconds after which a report that has not ended counts as lost: it may be stuck in the kernel for ever
+_SWITCH_INTERVAL = 1e-4  # seconds, meanwhile: after every system call a busy thread would keep the interpreter for 5 ms
+_NEVER = float('-inf')
+_TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100  # of processor time, in a second
 _STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', 'traced', 'zombie', 'idle')))
 _HERE = (lambda: None).__code__.co_filename  # as code objects name this file
+_SIGNALS = {int(one): one.name for one in signal.Signals}
 # A write to a dead pipe, a full file or a foreign terminal raises these; by default they kill or stop the process.
-_MASKABLE = hasattr(signal, 'pthread_sigmask')
-_WRITE_SIGNALS = {one for one in signal.Signals if _MASKABLE and one.name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU')}
+_WRITE_SIGNALS = {one for one, name in _SIGNALS.items() if name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU')}
 
-_Stack = tuple[tuple[types.CodeType, int], ...]  # innermost frame first
+_Stack = tuple[tuple[types.CodeType, int], ...]  # as captured: the code and the line of each frame, innermost first
+_Thread = namedtuple('_Thread', 'frames stack')
+_Member = namedtuple('_Member', 'kind ident state stack facts')  # a thread, green thread or task; facts: a dict
 
-# Plain data with a layout of its own.
-_Frame = namedtuple('_Frame', 'file line name code repeated', defaults=(1,))  # repeated: times in a row
-_Entry = namedtuple('_Entry', 'kind count members stack')  # threads, green threads or tasks with the same stack
-_Failure = namedtuple('_Failure', 'error stack')  # in the place of a section that could not be made
-_Process = namedtuple('_Process', 'pid parent user uid state children')
+# Plain data with a layout of its own. A stack in it is a list of _Frame, oldest first, and _Repeated.
+_Entry = namedtuple('_Entry', 'kind count state waits_for members stack')  # the members of a kind that have one stack
+_Glance = namedtuple('_Glance', 'process findings entries')
+_Process = namedtuple('_Process', 'pid parent user uid state command signal children')
+_Failure = namedtuple('_Failure', 'error stack', defaults=((),))  # in the place of what could not be made
 
 
 class _Configuration(dict[str, object]):
     """Groups of options: they have a layout of their own."""
 
 
-# -- Helper threads keep foreign code and slow descriptors from holding the program ---
-
-
-# Calls under way in helper threads, with what they call, so that the ids in their keys stay taken.
-_helpers: dict[object, types.SimpleNamespace] = {}
-# Of each thread that makes a report, by its native id: the one that waits for it, and does errands meanwhile.
-_clients: dict[int, types.SimpleNamespace] = {}
-# Of each place where foreign code runs in place: the code of the handlers of signals, and what they have raised in it.
-_torn: dict[tuple[int, int], tuple[list[Any], list[BaseException]]] = {}
-
-# CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
-_native_start = getattr(sys.modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread)
-
-
-def _is_patched() -> bool:
-    """Return whether the program's locks belong to green threads: foreign code must not meet them in a native one."""
-    return not isinstance(_thread.start_new_thread, types.BuiltinFunctionType)
-
-
-def _start_thread(function: Callable[[], object], native: bool = False) -> int | None:
-    """Start a thread and return its identifier, or None if none can be had; `native`: also in a patched process."""
-    start = _native_start if native else _thread.start_new_thread
-    if not isinstance(start, types.BuiltinFunctionType) or sys.is_finalizing():
-        return None
-    size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
-    try:
-        return start(function, ())  # type: ignore[no-any-return]
-    except (RuntimeError, MemoryError):
-        return None
-    finally:
-        threading.stack_size(size)
-
-
-def _bounded(
-    function: Callable[..., Any],
-    *arguments: Any,
-    timeout: float,
-    key: object = None,
-    native: bool = False,
-    in_place: Callable[[], Any] | None = None,
-) -> Any:
-    """Return what a function returns within `timeout` seconds, or a _Failure: it runs in a helper thread.
-
-    One that is still at it from an earlier report is not started again: fifty reports must not leave fifty stuck
-    threads. Where none can be had, the thread that waits for the report calls the function, or else this one does, or
-    calls `in_place`.
-    """
-    call = functools.partial(_attempt, function, *arguments)
-    key = key or (id(function), *map(id, arguments))
-    helper, waited = _helpers.get(key), ''
-    if helper is None:
-        answers: SimpleQueue[Any] = SimpleQueue()
-        ticket = iter([True])  # for one call, though an errand that a handler tears is begun again
-        torn = _Failure('no answer', [])
-
-        def work() -> None:
-            if not next(ticket, False):
-                return
-            answer = torn
-            try:
-                answer = call()
-            finally:
-                over(answer)
-
-        def over(answer: Any = torn) -> None:
-            if _helpers.get(key) is helper:
-                _helpers.pop(key, None)
-            answers.put(answer)
-
-        helper = _helpers[key] = types.SimpleNamespace(call=call, since=time.time(), ident=None)
-        client = _clients.get(_thread.get_native_id())
-        helper.ident = _start_thread(work, native or client is None)  # nobody does errands for the watcher
-        if helper.ident is None:
-            if client is None or in_place:
-                _helpers.pop(key, None)
-                return _attempt(in_place) if in_place else call()
-            helper.ident = client.ident
-            client.errands.append((work, over))
-            client.wake.put(None)
-        with contextlib.suppress(Empty):
-            return answers.get(timeout=timeout)
-        waited = f' within {timeout:g} seconds'
-        if next(ticket, False):  # it is not at it, and will not be: its thread does another errand
-            _helpers.pop(key, None)
-    at_it = f'Thread #{helper.ident} is at it since {_iso_time(helper.since)} ({time.time() - helper.since:.0f} s)'
-    stack = next(_capture([sys._current_frames().get(helper.ident)]))
-    return _failure(f'no answer{waited}: {at_it}', stack)
-
-
-def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a step of the report returns, or a _Failure; the failure of the step before, if that has failed."""
-    for argument in arguments:
-        if type(argument) is _Failure:
-            return argument
-    try:
-        return function(*arguments)
-    except BaseException as error:  # SystemExit and the Timeouts of gevent and eventlet are BaseExceptions
-        steps, trace = [], sys.exc_info()[2]  # a subclass may make a property of __traceback__
-        while trace:
-            steps.append((trace.tb_frame.f_code, trace.tb_lineno))
-            trace = trace.tb_next
-        return _failure(_error_text(error), steps[::-1])
-
-
-def _failure(error: str, stack: Sequence[tuple[types.CodeType, int]]) -> _Failure:
-    """Return what went wrong in foreign code, and where in that, if it was foreign code."""
-    foreign = [step for step in stack if step[0].co_filename != _HERE]
-    return _Failure(error, _Source().stack(foreign or stack))
-
-
 # -- Trigger: a signal, a touched file, or a call of run() ---
-
-_turn: SimpleQueue[None] = SimpleQueue()  # who gets the item makes the report; not a lock, which might be a green one
-_turn.put(None)
-_before: list[tuple[bool, int, float]] = []  # what _our_turn() has changed, as it was
-_holder: list[int] = []  # the native id of the thread that waits for the report that has the turn
-_autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
-_hooks: list[Callable[[], None]] = []  # registered with os and atexit, once
-
-
-@contextlib.contextmanager
-def _our_turn(timeout: float) -> Iterator[bool]:
-    """Wait for our turn to make a report, since there is one at a time, and tell whether it has come.
-
-    Meanwhile the collector is off, since finalizers are foreign code; there is room under the recursion limit; and
-    threads take turns more often: after every system call a busy thread would keep the interpreter for 5 ms.
-    """
-    turn = _turn  # a child that is forked meanwhile has another
-    client = _clients.get(_thread.get_native_id())
-    if client and client.thread in _holder and _is_patched():  # a green thread has it that goes on only after us
-        yield True
-        return
-    try:
-        turn.get(timeout=timeout)
-    except Empty:
-        yield False
-        return
-    try:
-        _holder[:] = [client.thread] if client else []
-        _before[:] = [(gc.isenabled(), sys.getrecursionlimit(), sys.getswitchinterval())]
-        gc.disable()
-        sys.setrecursionlimit(_raised(_before[0][1]))
-        sys.setswitchinterval(min(_before[0][2], _SWITCH_INTERVAL))
-        yield True
-    finally:
-        _holder.clear()
-        try:
-            _restore()
-        finally:  # where no thread can be had, a handler may raise here
-            turn.put(None)
-
-
-def _raised(limit: int) -> int:
-    return min(limit + _HEADROOM, 2**31 - 1)
-
-
-def _restore() -> None:
-    """Put back what _our_turn() has changed, but what the program itself has set meanwhile."""
-    for collecting, limit, interval in _before:
-        done = True
-        if sys.getswitchinterval() <= _SWITCH_INTERVAL:
-            sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
-        try:
-            if sys.getrecursionlimit() == _raised(limit):
-                sys.setrecursionlimit(limit)
-        except RecursionError:  # CPython asks for free frames; a new thread has them, or else we have, some frames up
-            done = _start_thread(functools.partial(sys.setrecursionlimit, limit), native=True) is not None
-        if collecting:
-            gc.enable()
-        if not done:
-            return
-    _before.clear()
-
-
-def _after_fork() -> None:
-    """Forget, in a forked child, the threads that it does not have and the report that they were making."""
-    global _turn
-    for client in _clients.values():
-        client.wake.put(None)
-    _clients.clear()
-    _helpers.clear()
-    _restore()
-    _turn = SimpleQueue()
-    _turn.put(None)
-    for report in _autorun:
-        report._start_watcher()
-
-
-def _at_exit() -> None:
-    """End the watcher: a sub-interpreter, as of mod_wsgi, that ends before one of its threads kills the process."""
-    for report in _autorun:
-        report._stop.put(None)
-        if report._watch_file:
-            with contextlib.suppress(Empty):
-                report._ended.get(timeout=_FAREWELL)
-
-
-def _register_hooks() -> None:
-    if not _hooks:
-        _hooks.extend((_after_fork, _at_exit))
-        atexit.register(_at_exit)
-        if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(after_in_child=_after_fork)
-
-
-def _in_helper(function: Callable[[Frame, object], Any], frame: Frame) -> Any:
-    """Return what a function of this thread's frame and greenlet returns, or None if it takes too long.
-
-    It runs in a helper thread while this one waits. The handlers of other signals run in the main thread: so no Ctrl-C
-    and no alarm can tear the report to pieces. What they raise is raised once it is out, as if they had come just then.
-    In a patched process this thread does errands meanwhile: foreign code, since the green locks belong here.
-    """
-    results: list[Any] = []  # tells the end: what the queue holds is lost if a handler raises just after get()
-    wake: SimpleQueue[None] = SimpleQueue()
-    client = types.SimpleNamespace(errands=[], wake=wake, thread=_thread.get_native_id(), ident=None)
-    ticket, started = iter([True]), False  # for one report: a start that a handler tears is made again
-    raised: BaseException | None = None
-    torn: BaseException | None = None
-    greenlet = sys.modules.get('greenlet')
-    current = greenlet.getcurrent() if greenlet else None
-    deadline, process = time.monotonic() + _MAX_HOLD, os.getpid()
-
-    def work() -> None:
-        if next(ticket, False):
-            here = _thread.get_native_id()
-            _clients[here] = client
-            results.append(_attempt(function, frame, current))
-            _clients.pop(here, None)
-            wake.put(None)
-
-    try:
-        while True:  # once more whenever a handler raises
-            try:
-                if not started and _start_thread(work, native=True) is None:
-                    started = True
-                    try:
-                        with _unsignalled():
-                            if next(ticket, False):
-                                result, torn = _exposed(functools.partial(_attempt, function, frame, current))
-                                results.append(result)
-                                raised = torn or raised
-                    finally:
-                        results.append(None)
-                        _restore()
-                started = True
-                while not results and time.monotonic() < deadline and os.getpid() == process:  # it may also fork
-                    if not client.errands:
-                        wake.get(timeout=max(0.0, deadline - time.monotonic()))
-                        continue
-                    errand, over = client.errands[0]
-                    _, torn = _exposed(errand)
-                    over()  # a handler may have torn it before it could tell
-                    del client.errands[0]
-                    if torn is not None:
-                        raise torn
-                break
-            except Empty:
-                _restore()
-            except (RecursionError, MemoryError):  # they would come again and again
-                raise
-            except BaseException as error:
-                if raised is None or isinstance(raised, Exception):  # SystemExit outlasts what an alarm raises
-                    raised = error
-        if raised is not None:
-            raise raised
-        return results[0] if results else None
-    finally:
-        del raised, torn  # their tracebacks refer to this very frame: garbage in a cycle
-
-
-@contextlib.contextmanager
-def _unsignalled() -> Iterator[None]:
-    """Let the handlers of signals wait, where no thread can be had: so far as the system holds the signals back."""
-    # The C functions: those of signal make enums, too many frames deep for a program at its recursion limit.
-    ours = _signal.valid_signals() - _signal.pthread_sigmask(signal.SIG_BLOCK, ()) if _MASKABLE else set()
-    try:
-        if ours:
-            _signal.pthread_sigmask(signal.SIG_BLOCK, ours)
-        yield
-    finally:
-        if ours:  # no others: a green thread that reports at the same time may have been here
-            _signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
-
-
-def _exposed(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """Do it in this thread; return its result, and what the handlers of signals have raised in it: that is not lost."""
-    torn: list[BaseException] = []
-    result, here = None, _place()
-    _torn[here] = _handler_codes(), torn
-    try:
-        result = work()
-    except BaseException as error:
-        _keep_if_torn(error)
-    try:
-        return result, next((error for error in torn if not isinstance(error, Exception)), torn[0] if torn else None)
-    finally:
-        _torn.pop(here, None)
-        torn.clear()  # their tracebacks refer to this very frame: garbage in a cycle
-
-
-def _place() -> tuple[int, int]:
-    """Return the native id of this thread, and the id of its greenlet."""
-    greenlet = sys.modules.get('greenlet')
-    return _thread.get_native_id(), id(greenlet.getcurrent()) if greenlet else 0
-
-
-def _handler_codes() -> list[Any]:
-    handlers = list(filter(callable, map(_signal.getsignal, _signal.valid_signals())))
-    handlers += [getattr(one, 'func', type(one).__call__) for one in handlers]  # of a functools.partial, of an object
-    return [getattr(getattr(one, '__func__', one), '__code__', None) for one in handlers]
-
-
-def _keep_if_torn(error: BaseException) -> None:
-    """Keep the exception that is being handled, if foreign code runs in place here and did not raise it itself.
-
-    The handler of a signal did then, which is in the traceback, or that of Ctrl-C, which is in C, or gevent's kill().
-    """
-    codes, torn = _torn.get(_place(), ((), None))
-    if torn is None:
-        return
-    trace, codes = sys.exc_info()[2], [*codes, *_handler_codes()]  # a handler may reset its own signal first
-    while trace and not any(map(operator.is_, codes, itertools.repeat(trace.tb_frame.f_code))):
-        trace = trace.tb_next
-    if trace or type(error) is KeyboardInterrupt or type(error).__name__ == 'GreenletExit':
-        torn.append(error)
 
 
 class GuruMeditation:
@@ -438,33 +109,35 @@ class GuruMeditation:
 
     :param version: what the Package section is about: an object or module with any of `vendor_string()`,
         `product_string()` and `version_string_with_package()`; a module with `version_info.version_string()` (pbr),
-        `version_string` (a str or a callable) or `__version__`; the name of an installed distribution; a plain
-        version; or None.
+        `version_string` (a str or a callable) or `__version__`; the name of an installed distribution; or a version.
     :param frame: the frame that a signal handler got: its thread is shown from there. By default the caller of run().
     :param conf: the configuration to show: a mapping of options and of groups of options, or an object with
         attributes. By default oslo.config's global CONF, if oslo.config is loaded.
     """
 
+    hold: ClassVar[float] = 1.0  # seconds that the program is held at most; then the report goes on without it
     section_timeout: ClassVar[float] = 2.0  # seconds that foreign code has to make one section
-    delivery_timeout: ClassVar[float] = 10.0  # seconds that the program waits for a full pipe or a slow disk
+    delivery_timeout: ClassVar[float] = 10.0  # seconds for a full pipe or a slow disk; then a private file is written
     timestamp_fmt: ClassVar[str] = '%Y%m%d%H%M%S'  # in the names of report files; UTC
 
     _sections: ClassVar[dict[str, Callable[[], object]]] = {}
     _ending: ClassVar[str] = ''
     _service_name: str | None = None
     _log_dir: str | None = None
-    _signal: tuple[int, Any] | None = None  # its number, and the handler before ours
-    _about: tuple[int, str] | None = None  # the pid and the program of another process, if the report is of that
-    _delivering = _again = _instant = False
     _watch_file: str | None = None
     _watch_interval = 1.0
+    _signal: tuple[int, Any, bool] = (
+        0,
+        None,
+        False,
+    )  # its number, the handler before ours, and if there are raw stacks
+    _asked_at = _NEVER  # when a report was asked for that has not begun: it will show what later signals ask for, too
+    _held_until = _NEVER  # when a handler that a second signal interrupts lets the program go on
 
     def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
-        self.version = _resolve_version(version)
-        self.frame = frame
-        self.conf = conf
-        self._stop: SimpleQueue[None] = SimpleQueue()  # tells the watcher to end,
-        self._ended: SimpleQueue[None] = SimpleQueue()  # which tells that it does
+        self.version, self.frame, self.conf = _resolve_version(version), frame, conf
+        self._program = basename(str((getattr(sys, 'argv', None) or ['python'])[0])) or 'python'
+        self._stop: SimpleQueue[None] = SimpleQueue()  # tells the watcher to end
 
     @classmethod
     def register_section(cls, section_title: str, generator: Callable[[], object]) -> None:
@@ -472,7 +145,8 @@ class GuruMeditation:
 
         :param section_title: its title, a str.
         :param generator: a callable without arguments, called anew for every report. It returns a str, a mapping, an
-            iterable, a number or None. It runs in a helper thread and has `section_timeout` seconds.
+            iterable, a number or None, and has `section_timeout` seconds. It runs in a helper thread, but under gevent
+            and eventlet in a greenlet of the thread that is held.
         :raises TypeError: the title is no str, or the generator is not callable.
         """
         if not isinstance(section_title, str):
@@ -499,234 +173,522 @@ class GuruMeditation:
 
         :param version: what the Package section is about; see GuruMeditation.
         :param service_name: the program's name in the names of report files; by default that of its script.
-        :param log_dir: the directory for report files, which is not created; by default the option `log_dir` of the
-            group `oslo_reports` in `conf`, if there is one. Without it, reports go to stderr.
+        :param log_dir: the directory for report files, which is not created. Without it, reports go to stderr.
         :param signum: the signal; by default SIGUSR2.
-        :param conf: the configuration to show; see GuruMeditation.
+        :param conf: the configuration to show; see GuruMeditation. If it has a group `oslo_reports`, the options
+            `log_dir`, `file_event_handler` (a file to watch) and `file_event_handler_interval` there are the defaults.
         :param setup_signal: whether to install the signal handler.
-        :param watch_file: a file or directory: a thread makes a report whenever its modification time changes, also
-            while the main thread is in a C call that lets other threads run. It may be missing. By default the option
-            `file_event_handler` of the group `oslo_reports` in `conf`.
-        :param watch_interval: how often to look at it, in seconds; by default `file_event_handler_interval` there.
+        :param watch_file: a file or directory, which may be missing: a thread makes a report whenever its modification
+            time changes, also while the main thread is in a C call that lets other threads run.
+        :param watch_interval: how often to look at it, in seconds.
         :param instant_stacks: whether faulthandler prints the raw stacks of all threads at once, before the report.
         :raises ValueError: called outside the main thread, no such signal, or an interval that is no positive number.
         :raises TypeError: `conf` is neither a mapping nor an object with attributes.
         """
-        if not (conf is None or isinstance(conf, Mapping) or hasattr(conf, '__dict__')):
-            raise TypeError(f'conf must be a mapping or an object with attributes, not {type(conf).__name__}')
-        report = cls(version, None, conf)
-        report._service_name = service_name
-        report._log_dir = log_dir and os.path.abspath(log_dir)  # a daemon changes its directory
+        _check_conf(conf)
+        report, option = cls(version, None, conf), functools.partial(_attempt, _oslo_option, conf)
         if watch_file is None:
-            watch_file = _attempt(_oslo_option, conf, 'file_event_handler')
-            interval = _attempt(_oslo_option, conf, 'file_event_handler_interval')
-            watch_interval = watch_interval if interval is None or type(interval) is _Failure else interval
+            path, interval = option('file_event_handler'), option('file_event_handler_interval')
+            watch_file = path if isinstance(path, (str, os.PathLike)) and path else None
+            watch_interval = interval if type(interval) in (int, float) and interval > 0 else watch_interval
         if not isinstance(watch_interval, (int, float)) or not 0 < watch_interval < threading.TIMEOUT_MAX:
             raise ValueError(f'watch_interval must be a positive number of seconds, not {watch_interval!r}')
-        if isinstance(watch_file, (str, os.PathLike)) and watch_file:
-            report._watch_file, report._watch_interval = os.path.abspath(watch_file), watch_interval
-        folders = report._log_dir or _attempt(_oslo_option, conf, 'log_dir'), os.path.dirname(report._watch_file or '')
-        for name, folder in zip(('log_dir', 'watch_file'), folders):
-            if isinstance(folder, str) and folder and not os.path.isdir(folder):
+        report._service_name, report._watch_interval = service_name, watch_interval
+        report._log_dir = log_dir and abspath(log_dir)  # a daemon changes its directory
+        report._watch_file = abspath(watch_file) if watch_file else None
+        folders = {'log_dir': report._log_dir or option('log_dir'), 'watch_file': dirname(report._watch_file or '')}
+        for name, folder in folders.items():
+            if isinstance(folder, str) and folder and not isdir(folder):
                 warnings.warn(f'{name}: there is no folder {folder} yet', RuntimeWarning, stacklevel=2)
-        if signum is None:
-            signum = getattr(signal, 'SIGUSR2', None)
-        if setup_signal and signum is not None:
-            report._listen(signum)
-        elif setup_signal and not report._watch_file:
+        if not getattr(sys, '_is_gil_enabled', lambda: True)():
+            warnings.warn('without the GIL, CPython may crash while it is asked', RuntimeWarning, stacklevel=2)
+        signum = getattr(signal, 'SIGUSR2', None) if signum is None else signum
+        if setup_signal and signum is None and not watch_file:
             warnings.warn('this platform has no SIGUSR2: pass signum or watch_file', RuntimeWarning, stacklevel=2)
+        elif setup_signal and signum is not None:
+            if signum not in signal.valid_signals() or _SIGNALS.get(signum) in ('SIGKILL', 'SIGSTOP'):
+                raise ValueError(f'signum: there is no signal {signum!r} that can be handled')
+            before = signal.signal(signum, report._on_signal)  # raises a ValueError outside the main thread
+            before = next((old._signal[1] for old in _autorun if before == old._on_signal), before)
+            report._signal = signum, before, instant_stacks
         for old in _autorun:
             old._stop_listening()
-        if instant_stacks and report._signal:
+        if report._signal[2]:
             import faulthandler
 
             faulthandler.register(report._signal[0], file=2, all_threads=True, chain=True)
-            report._instant = True
         _autorun[:] = [report]
         with contextlib.suppress(OSError):
-            _stderr_at_setup[:] = [os.fstat(2)]
+            _stderr_at_setup[:] = [_os.fstat(2)]
         _register_hooks()
         report._start_watcher()
-
-    def _listen(self, signum: int) -> None:
-        """Install the signal handler."""
-        if signum not in signal.valid_signals():
-            raise ValueError(f'signum: there is no signal {signum!r}')
-        try:
-            previous = signal.signal(signum, self._on_signal)
-        except OSError:
-            raise ValueError(f'signum: signal {signum} cannot be handled') from None
-        except ValueError:
-            raise ValueError('setup_autorun() must be called from the main thread') from None
-        owner = getattr(previous, '__self__', None)
-        self._signal = signum, owner._signal[1] if isinstance(owner, GuruMeditation) and owner._signal else previous
 
     def _stop_listening(self) -> None:
         """End the watcher, and put the signal handler before ours back."""
         self._stop.put(None)
-        number, before = self._signal or (0, None)
-        if self._instant:
+        number, before, raw_stacks = self._signal
+        if raw_stacks:
             sys.modules['faulthandler'].unregister(number)
         if number and signal.getsignal(number) == self._on_signal:
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _start_watcher(self) -> None:
         if self._watch_file:
-            self._stop, self._ended = SimpleQueue(), SimpleQueue()
-            watch = functools.partial(self._watch, self._stop, self._ended, self._touched())
-            if _start_thread(watch, native=True) is None:
-                self._ended.put(None)
+            self._stop = SimpleQueue()
+            _start_thread(self._watch, self._watch_file, self._stop, _modified(self._watch_file))
 
-    def _touched(self) -> int | None:
-        try:
-            return os.stat(self._watch_file or '').st_mtime_ns
-        except OSError:
-            return None
-
-    def _watch(self, stop: SimpleQueue[None], ended: SimpleQueue[None], seen: int | None) -> None:
+    def _watch(self, path: str, stop: SimpleQueue[None], seen: int | None) -> None:
         """Make a report whenever the watched file has been touched, until told to stop."""
         while True:
             with contextlib.suppress(Empty):
-                stop.get(timeout=self._watch_interval)
-                return ended.put(None)
-            touched = self._touched()
-            if touched not in (None, seen):
-                self._report(None, None)
-            seen = touched
+                return stop.get(timeout=self._watch_interval)
+            modified = _modified(path)
+            if modified not in (None, seen):
+                _Hold(self._report, None, 'a touched file', native=True).wait(monotonic() + self.hold)
+            seen = modified
 
     def _on_signal(self, signum: int, frame: Frame) -> None:
-        """Make a report while the interrupted code waits."""
-        outer = frame
-        while outer:
-            if outer.f_code is GuruMeditation._on_signal.__code__:
-                if _turn.empty():  # a report is being made: this one is dropped,
-                    self._again = self._delivering  # but who asks again on seeing its end gets one more
-                    return
-                frame = outer.f_back
-            outer = outer.f_back
-        self._again = True
-        while self._again:
-            self._again = False
-            _in_helper(self._report, frame)
-
-    def _report(self, frame: Frame, current: object) -> None:
-        """Make and deliver one report. Nothing escapes into the program, and nothing is lost."""
-        with _our_turn(self.delivery_timeout) as ours:
-            if not ours:  # another thread's is being made
-                return
-            try:
-                self._delivering = False
-                text = self._make(frame, current)
-                log_dir = self._log_dir
-                if log_dir is None and self.conf is not None:
-                    log_dir = _bounded(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
-                service = self._service_name or _program()
-                moment = time.strftime(self.timestamp_fmt, time.gmtime())
-                name = f'{service}_gurumeditation_{moment}_{os.getpid()}{self._ending}'.replace(os.sep, '_')
-                self._delivering = True
-                _deliver(text, log_dir, name, self.delivery_timeout)
-            except BaseException as error:
-                _attempt(_write_stderr, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
+        """Make a report while the interrupted code waits. It takes no more than three frames of its stack."""
+        now = monotonic()
+        if now - self._asked_at < _LOST:
+            return
+        self._asked_at = now
+        outermost = self._held_until < now  # another signal may interrupt us here: all of them hold the program once
+        if outermost:
+            self._held_until = now + self.hold
+        try:
+            _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}')).wait(self._held_until)
+        except RecursionError:  # the program has not even these three left
+            self._asked_at = _NEVER
+        finally:
+            if outermost:
+                self._held_until = _NEVER
 
     def run(self) -> str:
-        """Return a report made now, from any thread. It waits `section_timeout` seconds while another one is made."""
+        """Return a report made now, from any thread: text or JSON, without an end of line."""
         _register_hooks()
-        text = _in_helper(self._run, self.frame or sys._getframe(1))
-        return text if isinstance(text, str) else f'no report: {text.error if text else "it takes too long"}'
+        hold = _Hold(self._make, self.frame or sys._getframe(1), 'run()')
+        return hold.wait(monotonic() + 2 * _LOST)  # for its turn, and for all its steps, each of which has a deadline
 
-    def _run(self, frame: Frame, current: object) -> str:
-        with _our_turn(self.section_timeout):
-            return self._make(frame, current)
+    def _report(self, hold: _Hold) -> None:
+        """Make and deliver one report. Nothing escapes, and nothing is lost."""
+        try:
+            text, log_dir = self._make(hold), self._log_dir
+            if log_dir is None and self.conf is not None:
+                log_dir = hold.ask(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
+            moment = strftime(self.timestamp_fmt, gmtime(time()))
+            name = f'{self._service_name or self._program}_gurumeditation_{moment}_{_os.getpid()}{self._ending}'
+            _deliver(hold, text, log_dir, name.replace(os.sep, '_'), self.delivery_timeout)
+        except BaseException as error:  # SystemExit too: this thread would end without its duties
+            _write_stderr(hold, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
 
-    def _make(self, frame: Frame, current: object) -> str:
+    def _make(self, hold: _Hold) -> str:
         """Return the whole report as it goes out, without lone surrogates."""
-        return self._render(self._collect(frame, current)).encode('utf-8', 'backslashreplace').decode()
-
-    def _collect(self, frame: Frame, current: object) -> list[tuple[str, object]]:
-        """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
-        # All stacks before anything else: whatever reads a file lets the other threads go on.
-        captured = _attempt(_capture_threads, frame)
-        threads, shown = ({}, None) if type(captured) is _Failure else captured
-        if client := _clients.get(_thread.get_native_id()):
-            client.ident = shown
-        task_kinds = _kinds('asyncio.tasks', 'Task', '_PyTask', '_CTask')
-        found = _attempt(_find_on_heap, _kinds('greenlet', 'greenlet'), task_kinds)
-        greenlets = _attempt(_capture_greenlets, found, current, frame, shown)
-        tasks = _attempt(_capture_tasks, found, threads)
-        stacks = captured if type(captured) is _Failure else {ident: stack for ident, (_, stack) in threads.items()}
-        threads.clear()
-        source, timeout = _Source(), self.section_timeout
-        sections = [
-            ('Package', _bounded(_collect_package, self.version, timeout=timeout)),
-            ('Threads', _attempt(_collect_threads, stacks, shown, source, timeout)),
-        ]
-        if 'greenlet' in sys.modules:
-            sections.append(('Green Threads', _attempt(_collect_greenlets, greenlets, source)))
-        if type(tasks) is _Failure or tasks.groups:
-            sections.append(('Asyncio Tasks', _attempt(_collect_tasks, tasks, source, task_kinds)))
-        sections.append(('Processes', _attempt(_collect_processes, timeout)))
-        sections.append(('Configuration', _bounded(_collect_configuration, self.conf, timeout=timeout)))
-        for title, generator in list(self._sections.items()):
-            sections.append((title, _bounded(_collect_registered, generator, timeout=timeout)))
-        return sections
+        self._asked_at = _NEVER  # who asks from here on asks for one more
+        return self._render(_collect(self, hold, *_capture(hold))).encode('utf-8', 'backslashreplace').decode()
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
         raise NotImplementedError('use TextGuruMeditation or JSONGuruMeditation')
 
 
-def _program() -> str:
-    return os.path.basename(str((getattr(sys, 'argv', None) or ['python'])[0])) or 'python'
+_autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
 
 
-# -- Collect: stacks ---
+def _modified(path: str) -> int | None:
+    with contextlib.suppress(OSError):
+        return _os.stat(path).st_mtime_ns
+    return None
+
+
+@functools.cache
+def _register_hooks() -> None:
+    atexit.register(_at_exit)
+    if hasattr(os, 'register_at_fork'):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def _at_exit() -> None:
+    """Wait for our threads: the exit would kill them, perhaps with a lock in their hands that it then wants.
+
+    A sub-interpreter, as of mod_wsgi, that ends before one of its threads would even kill the process.
+    """
+    for report in _autorun:
+        report._stop.put(None)
+    hold = GuruMeditation.hold
+    late = monotonic() + hold
+    while len(_threads) > len(_stuck) and monotonic() < late:
+        _pause(0.005)
+        for call in list(_stuck.values()) if monotonic() > late - hold / 2 else ():
+            call.answers.put(None)  # the report comes out without what is late
+
+
+def _after_fork() -> None:
+    """Forget, in a forked child, what its parent was making: the child has none of those threads."""
+    global _turn
+    _turn = _new_turn()
+    for known in (_threads, _stuck, _reading):
+        known.clear()
+    for hold in list(_holds):
+        hold.restore()
+        hold.wake.put(None)
+    for report in _autorun:
+        report._asked_at = _NEVER
+        report._start_watcher()
+
+
+# -- Hold: the program waits, a second at most, and a native thread makes the report ---
+
+_threads: set[object] = set()  # ours, that an exit waits for
+_holds: list[_Hold] = []  # that are under way: a forked child must put back what they have changed
+_stuck: dict[object, types.SimpleNamespace] = {}  # foreign code under way: what is late is not started again
+_modules = sys.modules  # the program may replace that
+# CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
+_native_start: Any = getattr(_modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread)
+
+
+def _new_turn() -> SimpleQueue[None]:
+    turn: SimpleQueue[None] = SimpleQueue()
+    turn.put(None)
+    return turn
+
+
+_turn = _new_turn()  # who gets the item makes the report; not a lock, which might be a green one
+
+
+def _start_thread(function: Callable[..., object], *arguments: object) -> int | None:
+    """Start a native thread and return its identifier, or None if none can be had."""
+    size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
+    try:
+        return None if sys.is_finalizing() else _native_start(_in_thread, (function, *arguments))
+    except (RuntimeError, MemoryError):
+        return None
+    finally:
+        threading.stack_size(size)
+
+
+def _in_thread(function: Any, *arguments: object) -> None:
+    """Do all that one of our threads does: by this function it is known as ours, and not listed."""
+    ours = object()
+    _threads.add(ours)
+    function(*arguments)
+    _threads.discard(ours)
+
+
+def _pause(seconds: float) -> None:
+    """Wait natively, which time.sleep may not do under gevent and eventlet."""
+    with contextlib.suppress(Empty):
+        SimpleQueue[None]().get(timeout=seconds)
+
+
+class _Hold:
+    """One report: the thread that waits for it, the thread that makes it, and the one that runs foreign code for it."""
+
+    def __init__(self, work: Callable[[_Hold], object], frame: Frame, asked: str, native: bool = False) -> None:
+        self.work, self.frame, self.asked = work, frame, asked  # what makes it, where the program is, and who asks
+        self.thread, self.hub = _thread.get_native_id(), None if native else _hub()
+        self.wake: SimpleQueue[Any] = SimpleQueue()  # to who waits: an errand, or at the end None
+        self.left: SimpleQueue[None] = SimpleQueue()  # to who makes the report: nobody waits any more
+        self.calls: SimpleQueue[Any] | None = None  # to the helper
+        self.helper: int | None = None
+        self.before: tuple[bool, float] = (False, 0.0)  # the collector and the switch interval, to be put back
+        self.over = self.has_turn = False
+        self.result: Any = None
+
+    def wait(self, until: float) -> str:
+        """Let a native thread do the work, wait for its end at most until then, and return what it has returned.
+
+        What the handler of another signal raises meanwhile goes straight into the program. Nothing is collected while
+        somebody waits: a finalizer is foreign code, and may want a lock of the very thread that waits. So the collector
+        is switched on again by who has waited; only if an exception has torn that does the report's thread do it.
+        """
+        self.until = until
+        try:
+            _holds.append(self)
+            self.before = gc.isenabled(), sys.getswitchinterval()
+            gc.disable()
+            sys.setswitchinterval(min(_SWITCH_INTERVAL, self.before[1]))
+            if _start_thread(self.run) is None:  # everything happens here, as well as it can
+                self.hub, self.result = None, _attempt(self.in_turn, max(0.0, until - monotonic()))
+                self.wake.put(None)
+            for errand in iter(lambda: self.wake.get(timeout=max(0.0, until - monotonic())), None):
+                if monotonic() < until:
+                    errand()
+        except Empty:
+            pass
+        finally:
+            self.over = True
+            self.restore()
+            self.left.put(None)
+        failed = self.result.error if type(self.result) is _Failure else 'it takes too long'
+        return self.result if type(self.result) is str else f'no report: {failed}'
+
+    def restore(self) -> None:
+        """Put back what wait() has changed, but what the program itself has set meanwhile. Twice does no harm."""
+        (collecting, interval), self.before = self.before, (False, 0.0)
+        if interval > sys.getswitchinterval() <= 1.5 * _SWITCH_INTERVAL:
+            sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
+        if collecting:
+            gc.enable()
+        if self in _holds:
+            _holds.remove(self)
+
+    def run(self) -> None:
+        """Do the work: the function of the native thread."""
+        self.result = _attempt(self.in_turn, _LOST)
+        if self.calls:
+            self.calls.put(None)
+        self.wake.put(None)
+        with contextlib.suppress(Empty):
+            self.left.get(timeout=GuruMeditation.hold)
+        self.restore()
+
+    def in_turn(self, patience: float) -> object:
+        """Do the work when it is our turn: one report at a time, but for one that has not ended and counts as lost."""
+        global _turn
+        turn = _turn
+        # Green threads share a thread: a report that goes on only when our own thread does must not be waited for.
+        if any(one.has_turn and one.hub and one.thread == self.thread for one in _holds):
+            return self.work(self)
+        try:
+            turn.get(timeout=patience)
+        except Empty:
+            turn = _turn = SimpleQueue()
+        self.has_turn = True
+        try:
+            return self.work(self)
+        finally:
+            self.has_turn = False
+            turn.put(None)
+
+    def ask(
+        self, function: Callable[..., Any], *arguments: Any, timeout: float, key: Any = None, green: Any = None
+    ) -> Any:
+        """Return what foreign code, or a slow system call, returns within `timeout` seconds, or a _Failure.
+
+        It runs in a helper thread; `green` code runs under gevent and eventlet in the thread that waits, since green
+        locks belong there. What is still at it from an earlier report is not started again: fifty reports must not
+        leave fifty stuck threads. Where no thread can be had, it runs in place.
+        """
+        key, waited = key or (id(function), *map(id, arguments)), ''
+        call, green = _stuck.get(key), green and self.hub
+        if call is None:
+            call = _stuck[key] = types.SimpleNamespace(
+                since=time(), who='', ticket=iter((True,)), answers=SimpleQueue()
+            )
+            work = functools.partial(_run_call, key, call, function, *arguments)
+            if green:
+                until = min(self.until, monotonic() + timeout)
+                self.wake.put(functools.partial(_in_greenlet, work, call, self.hub, until))
+            else:
+                if self.calls is None:
+                    self.calls = SimpleQueue()
+                    self.helper = _start_thread(_serve, self.calls)
+                if self.helper is None:
+                    return work()
+                call.who, call.stack = f'Thread #{self.helper}', functools.partial(_stack_of, self.helper)
+                self.calls.put(work)
+            try:
+                answer, waited = call.answers.get(timeout=0 if green and self.over else timeout), ' yet'
+                if _stuck.get(key) is not call:
+                    return answer
+            except Empty:
+                waited = f' within {timeout:g} seconds'
+            if next(call.ticket, False):
+                _stuck.pop(key, None)
+                return _Failure('not asked: the program is not held any longer')
+            if not green:  # this helper ends when the call does
+                self.calls = self.calls.put(None)  # type: ignore[union-attr]
+        late = f'{call.who} is at it since {_iso_time(call.since)} ({time() - call.since:.0f} s)'
+        return _Failure(f'no answer{waited}: {late}', call.stack())
+
+
+def _serve(calls: SimpleQueue[Any]) -> None:
+    for work in iter(calls.get, None):
+        work()
+
+
+def _run_call(key: object, call: types.SimpleNamespace, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it and tell who asked, unless that has been taken back."""
+    answer = None
+    if next(call.ticket, False):
+        try:
+            answer = _attempt(function, *arguments)
+        finally:
+            _stuck.pop(key, None)
+            call.answers.put(answer)
+    return answer
+
+
+def _hub() -> Any:
+    """Return the hub of this thread if its locks or threads are gevent's or eventlet's, and not just wrapped."""
+    functions = _thread.allocate_lock, _thread.start_new_thread
+    own = [one.__module__.partition('.')[0] for one in functions if type(one) in (types.FunctionType, type)]
+    if 'gevent' in own:
+        return _loaded('gevent._hub_local', 'get_hub_if_exists')()
+    return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if 'eventlet' in own else None
+
+
+def _in_greenlet(work: Callable[[], object], call: types.SimpleNamespace, hub: Any, until: float) -> None:
+    """Run foreign code in a greenlet of its own, and go on in time: it may want a lock of the interrupted one.
+
+    A timer of the hub comes back from a call that waits in a green way. Such a call goes on after the report.
+    """
+    greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # eventlet's hub has one, gevent's is one
+    here, waiting = greenlet.getcurrent(), [True]
+    if here is loop:  # what waits here raises
+        work()
+        return
+
+    def run() -> None:
+        work()
+        green.parent = here if waiting else loop  # where it goes now; a wait under eventlet has changed that
+
+    green, left = greenlet.greenlet(run), max(0.0, until - monotonic())
+    call.who, call.stack = 'a green thread', lambda: next(_stacks([green.gr_frame]))
+    timer = hub.loop.timer(left) if loop is hub else hub.schedule_call_global(left, here.switch)
+    try:
+        if loop is hub:
+            timer.start(here.switch)
+        green.switch()
+    finally:  # somebody may kill the greenlet that waits here
+        waiting.clear()
+        timer.close() if loop is hub else timer.cancel()
+        call.answers.put(None)  # it may go on after the report
+
+
+def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a step of the report returns, or a _Failure; the failure of the step before, if that has failed."""
+    for argument in arguments:
+        if type(argument) is _Failure:
+            return argument
+    try:
+        return function(*arguments)
+    except BaseException as error:  # SystemExit and the Timeouts of gevent and eventlet are BaseExceptions
+        steps, trace = [], sys.exc_info()[2]  # a subclass may make a property of __traceback__
+        while trace:
+            steps.append((trace.tb_frame.f_code, trace.tb_lineno))
+            trace = trace.tb_next
+        if _is_the_programs(error, steps):
+            raise
+        return _Failure(_error_text(error), tuple(reversed(steps)))
+
+
+def _is_the_programs(error: BaseException, steps: Iterable[Any]) -> bool:
+    """Return whether the handler of a signal has raised this, where foreign code runs in the main thread."""
+    if _thread.get_native_id() != _os.getpid():
+        return False
+    handlers = [getattr(one, '__func__', one) for one in map(_signal.getsignal, _signal.valid_signals())]
+    codes = [one.__code__ for one in handlers if type(one) is types.FunctionType]
+    return type(error) is KeyboardInterrupt or any(code is one for code, _ in steps for one in codes)
+
+
+def _error_text(error: BaseException) -> str:
+    """Return an exception's type and message."""
+    try:
+        kind, message = type(error), _clean(_redact(str(error)[:_MAX_TEXT]))
+        where = '' if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.'
+        return f'{where}{kind.__qualname__}: {message}' if message else f'{where}{kind.__qualname__}'
+    except BaseException:  # it runs foreign code
+        return 'an exception without a text'
+
+
+def _loaded(module: str, name: str) -> Any:
+    """Return an attribute of a loaded module, or None: one that is half loaded lacks it, a lazy one stays lazy."""
+    found = _modules.get(module)
+    return found.__dict__.get(name) if type(found) in (types.ModuleType, types.SimpleNamespace) else None
+
+
+# -- Capture: all stacks at one moment, in C ---
 
 _CODE_AND_LINE = operator.attrgetter('f_code', 'f_lineno')
+_NAMESPACE = type.__dict__['__dict__'].__get__  # a metaclass may make a property of __dict__
+_AWAITS = {  # the frame of an awaitable, and what it awaits itself
+    types.CoroutineType: operator.attrgetter('cr_frame', 'cr_await'),
+    types.GeneratorType: operator.attrgetter('gi_frame', 'gi_yieldfrom'),
+    types.AsyncGeneratorType: operator.attrgetter('ag_frame', 'ag_await'),
+}
 
 
-def _walk(tops: Iterable[Frame]) -> Iterator[Iterator[object]]:
-    """Yield for each top frame an iterator over its stack, innermost frame first.
+def _walk(tops: Iterable[Frame]) -> Iterator[Iterator[Any]]:
+    """Yield for each top frame an iterator over its frames, the innermost first.
 
     It is all C: accumulate(chain([top], repeat('f_back')), getattr) is top, top.f_back, top.f_back.f_back, ... Between
     two bytecodes of a loop other threads would run, and the outer frames would be of a later moment than the inner.
     """
     backs: Iterator[Any] = itertools.repeat(itertools.repeat('f_back'))
-    chains: Iterator[Any] = map(itertools.chain, zip(tops), backs)
-    walks = map(itertools.accumulate, chains, itertools.repeat(getattr))
-    return map(itertools.takewhile, itertools.repeat(bool), walks)
+    steps: Iterator[Any] = map(itertools.chain, zip(tops), backs)
+    return map(itertools.takewhile, itertools.repeat(bool), map(itertools.accumulate, steps, itertools.repeat(getattr)))
 
 
-def _capture(tops: Iterable[Frame]) -> Iterator[_Stack]:
+def _stacks(tops: Iterable[Frame]) -> Iterator[_Stack]:
     """Yield for each top frame its stack: each step of the iterator is one uninterrupted pass."""
     steps: Iterator[Any] = map(map, itertools.repeat(_CODE_AND_LINE), _walk(tops))
     return map(tuple, steps)
 
 
-def _capture_threads(frame: Frame) -> tuple[dict[int, tuple[tuple[Any, ...], _Stack]], int | None]:
-    """Return the frames and the stack of each thread but our own, and which thread runs `frame`.
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the collector off, also where nobody waits: on CPython 3.11 sys._current_frames() never ends with it."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
-    That one starts there. The main thread comes first, then that one, then from the oldest to the newest.
+
+def _stack_of(ident: int) -> _Stack:
+    with _uncollected():
+        return next(_stacks([sys._current_frames().get(ident)]))
+
+
+def _capture(hold: _Hold) -> tuple[Any, ...]:
+    """Return what threads, green threads and tasks are at, the exceptions that threads handle, and their deadlocks."""
+    kinds = _kinds('asyncio.tasks', 'Task', '_PyTask', '_CTask'), _kinds('greenlet', 'greenlet')
+    with _uncollected():
+        threads, shown = _capture_threads(hold)
+        hold.frame = None
+        found = _attempt(
+            _find_on_heap, *kinds, [] if hasattr(sys, '_current_exceptions') else _kinds('builtins', 'BaseException')
+        )
+        tasks = _attempt(_capture_tasks, found, threads)
+        greenlets = _attempt(_capture_greenlets, found)
+        errors = _attempt(_capture_errors, found, threads)
+        waits = _attempt(_thread_waits, threads)
+        deadlocks = _attempt(_deadlocks, waits, lambda: _capture_threads(hold)[0], [shown])
+    # This reads files: the other threads go on. The frames are let go: their locals may have finalizers.
+    return _attempt(_describe_threads, threads, shown, waits), greenlets, tasks, errors, deadlocks
+
+
+def _capture_threads(hold: _Hold) -> tuple[dict[int, _Thread], int | None]:
+    """Return each thread but our own, and which one was interrupted: that is shown from there.
+
+    The main thread comes first, then that one, then from the oldest to the newest.
     """
     # One dict() of C iterators asks for the frames, walks them and reads their lines: no thread moves on meanwhile.
     idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
     first, second = (itertools.chain.from_iterable(map(dict.values, top)) for top in tops)
-    threads = dict(zip(itertools.chain.from_iterable(idents), zip(map(tuple, _walk(first)), _capture(second))))
-    here, shown = sys._getframe(), None
-    for ident, (frames, stack) in list(threads.items()):  # get_ident() may tell a greenlet's
-        if frame in frames:
-            start = frames.index(frame)
-            shown, threads[ident] = ident, (frames[start:], stack[start:])
-        elif here in frames:
-            del threads[ident]
+    found = dict(zip(itertools.chain.from_iterable(idents), zip(map(tuple, _walk(first)), _stacks(second))))
+    threads, shown, ours = {}, None, (_in_thread.__code__, _answer.__code__)
+    for ident, (frames, stack) in found.items():
+        start = 0
+        if hold.frame in frames:
+            shown, start = ident, frames.index(hold.frame)
+        while start < len(stack) and stack[start][0].co_filename == _HERE:  # it waits here for a report
+            start += 1
+        if not any(code is one for code, _ in stack[-4:] for one in ours):  # a debugger's wrapper may be below
+            threads[ident] = _Thread(frames[start:], stack[start:])
     for last in (shown, threading.main_thread().ident):  # a patched process may not know its main thread's
         if last in threads:  # CPython lists the newest thread first
             threads[last] = threads.pop(last)
-    del frame, here, frames, idents, tops, first, second  # they hold this very frame: garbage in a cycle
+    del frames, stack, found, idents, tops, first, second  # they hold this very frame: garbage in a cycle
     return dict(reversed(list(threads.items()))), shown
 
 
 def _kinds(module: str, *names: str) -> list[type]:
     """Return the classes of these names in a module, if it is loaded, and all that are derived from them."""
-    kinds = [kind for name in names if isinstance(kind := getattr(sys.modules.get(module), name, None), type)]
+    kinds = [kind for kind in (_loaded(module, name) for name in names) if isinstance(kind, type)]
     for kind in kinds:
         kinds.extend(type.__subclasses__(kind))
     return kinds
@@ -750,58 +712,479 @@ def _find_on_heap(*kinds: list[type]) -> list[list[Any]]:
     return [[one for one in found if id(type(one)) in ids] for ids in (set(map(id, some)) for some in kinds)]
 
 
-_NAMESPACE = type.__dict__['__dict__'].__get__  # a metaclass may make a property of __dict__
+def _capture_greenlets(found: list[list[Any]]) -> list[_Member]:
+    """What is every green thread doing? One that runs is a thread, and shown as that."""
+    members, own = [], _loaded('greenlet', 'greenlet')  # a subclass may have its own of these
+    for green, stack in zip(found[1], _stacks(map(own.gr_frame.__get__, found[1]))) if own else ():
+        kind, ident = type(green), id(green)
+        if stack:
+            facts = {'name': f'{kind.__module__}.{kind.__qualname__} at {ident:#x}'}
+            members.append(_Member('Green Thread', ident, None, stack, facts))
+        elif own.dead.__get__(green) or not own.__bool__(green):
+            what = 'finished' if own.dead.__get__(green) else 'not started'
+            members.append(_Member(f'{what} Green Thread', ident, None, (), None))
+    return members
 
 
-class _Grouper:
-    """Members with the same stack, put together before anything is formatted."""
+def _capture_tasks(found: list[list[Any]], threads: dict[int, _Thread]) -> list[_Member]:
+    """What is every unfinished asyncio task doing, and which others does it wait for?"""
+    members, pending = [], [task for task in found[0] if _stored(task, '_state') in (None, 'PENDING')]
+    waits = _attempt(_task_waits, pending)
+    for task in pending:
+        coroutine, state, where = _stored(task, '_coro'), 'waiting', ''
+        for _ in range(3):  # the loop of another thread may go on between two frames: then once more
+            chain = list(_await_chain(coroutine))
+            stack = tuple(map(_CODE_AND_LINE, reversed(chain)))
+            if list(_await_chain(coroutine)) == chain:
+                break
+        if type(coroutine) in _AWAITS and getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
+            state = 'running'
+            for ident, thread in threads.items():
+                if chain and chain[0] in thread.frames:
+                    stack, where = thread.stack[: thread.frames.index(chain[0]) + 1], f' in Thread #{ident}'
+        elif len(chain) == 1 and not getattr(coroutine, 'cr_suspended', chain[0].f_lasti != -1):  # CPython 3.11
+            state = 'not started'
+        awaited = waits.get(id(task), ()) if type(waits) is dict else ()
+        more = f' and {len(awaited) - 3:,} more' if len(awaited) > 3 else ''
+        facts: dict[str, Any] = {'name': _task_name(task), 'state': state + where}
+        facts['waits_for'] = ', '.join(map(_task_name, awaited[:3])) + more or None
+        members.append(_Member('Task', id(task), state, stack, facts))
+    return members
 
-    def __init__(self) -> None:
-        self.groups: dict[object, tuple[_Stack, list[Any]]] = {}
-        self.last: tuple[object, _Stack, list[Any]] = (None, (), [])
 
-    def add(self, member: Any, stack: _Stack, distinction: object = None) -> None:
-        """Add a member; those with another distinction are kept apart."""
-        if not (stack and stack == self.last[1] and distinction == self.last[0]):  # thousands in a row are equal
-            # By the ids of the code objects: their hash takes in all their constants and instructions.
-            codes, lines = zip(*stack) if stack else ((), ())
-            group = self.groups.setdefault((distinction, lines, tuple(map(id, codes))), (stack, []))
-            self.last = distinction, stack, group[1]
-        self.last[2].append(member)
+def _stored(one: Any, name: str) -> Any:
+    """Return what an object has stored under a name, or None: its class may have a property or a __getattribute__."""
+    for kind in (_loaded('_asyncio', 'Task'), _loaded('_asyncio', 'Future')):
+        with contextlib.suppress(AttributeError, TypeError):  # it is none of these two
+            return getattr(kind, name).__get__(one)
+    return _fields(one).get(name)
 
-    def entries(self, kind: str, describe: Callable[[Any], dict[str, object]], source: _Source) -> list[_Entry]:
-        """Return an entry for each group, in the order in which they were found."""
-        return [
-            _Entry(kind, len(members), list(map(describe, members[:_MAX_MEMBERS])), source.stack(stack))
-            for stack, members in self.groups.values()
-        ]
+
+def _fields(one: Any) -> dict[str, Any]:
+    return object.__getattribute__(one, '__dict__')  # type: ignore[no-any-return]
+
+
+def _registry() -> dict[int, Any]:
+    """Return all threads by their idents: without the lock of threading, which the program may hold."""
+    return threading._active  # type: ignore[attr-defined, no-any-return]
+
+
+def _task_name(task: Any) -> str:
+    name = _stored(task, 'get_name')  # of a task that is written in C
+    return str(name() if name else _stored(task, '_name'))
+
+
+def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
+    """Yield the frames from a coroutine, or what behaves like one, down to its innermost await."""
+    seen = set()  # iter(function, coroutine) as an awaitable leads back to the coroutine
+    while awaitable is not None and id(awaitable) not in seen:
+        seen.add(id(awaitable))
+        if type(awaitable) in _AWAITS:
+            frame, awaitable = _AWAITS[type(awaitable)](awaitable)
+            if frame is not None:
+                yield frame
+        else:  # a step of an async generator, or of __await__(): only the collector knows what is in it
+            inside = gc.get_referents(awaitable)
+            kinds = (*_AWAITS, *(type(one) for one in inside if type(one).__name__.startswith('async_generator_')))
+            awaitable = next((one for one in inside if type(one) in kinds), None)
+
+
+def _capture_errors(found: list[list[Any]], threads: dict[int, _Thread]) -> dict[int, BaseException]:
+    """Which exceptions do threads handle now, by their idents?"""
+    current: dict[int, Any] = getattr(sys, '_current_exceptions', dict)()
+    errors = {ident: one[1] if type(one) is tuple else one for ident, one in current.items()}  # before CPython 3.12
+    for error in found[2]:  # CPython 3.9 does not tell: those that are alive, and were caught by a function that runs
+        trace = BaseException.__dict__['__traceback__'].__get__(error)
+        errors.update((ident, error) for ident, one in threads.items() if trace and trace.tb_frame in one.frames)
+    return {ident: error for ident, error in errors.items() if ident in threads and error is not None}
+
+
+def _describe_threads(threads: dict[int, _Thread], shown: int | None, waits: Any) -> list[_Member]:
+    """What is every thread doing, and for which other does it wait?"""
+    members, main, readable = [], threading.main_thread(), _sees_itself()
+    known: dict[Any, Any] = {shown: main, **_registry()}  # a patched process does not know its main thread
+    for ident, thread in threads.items():
+        own = _fields(known[ident]) if ident in known else {}
+        # What the main thread knows of itself is of before a fork.
+        native = _os.getpid() if known.get(ident) is main else own.get('_native_id')
+        facts = {'id': ident, 'name': own.get('_name'), 'daemon': own.get('_daemonic'), 'native_id': native}
+        with contextlib.suppress(OSError, IndexError):
+            fields = _stat_fields(f'/proc/self/task/{native}/stat') if readable and native else []
+            # The one that waits for this report: what it did before, the kernel no longer knows.
+            facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
+            facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
+        if type(waits) is dict and ident in waits:
+            holder = known.get(waits[ident].holder)
+            facts['waits_for'] = f'{waits[ident].what} {_fields(holder).get("_name") if holder else "a thread"}'
+        members.append(_Member('Thread', ident, facts.get('state'), thread.stack, facts))
+    return members
+
+
+# -- Collect: who waits for whom ---
+# Only what is certain, without foreign code: attributes as they are stored, locals of library functions alone.
+
+_Wait = namedtuple('_Wait', 'what holder ever')  # 'the end of', a thread's ident, whether without a time limit
+_STILL = 0.01  # seconds in which the threads of a deadlock must not have moved
+_LIBRARY = dirname(os.__file__) + os.sep
+_THREAD_WAITS = {  # functions in which a thread waits, and the attribute of `self` that tells for whom
+    '<frozen importlib._bootstrap>:acquire': 'owner',
+    'threading.py:join': '_ident',
+    'threading.py:__enter__': '_lock',  # of a Condition
+    'threading.py:wait': '_lock',
+    'logging/__init__.py:acquire': 'lock',
+    'logging/__init__.py:handle': 'lock',  # since CPython 3.13
+    'concurrent/futures/_base.py:result': '_state',
+}
+
+
+def _function(code: types.CodeType) -> str:
+    """Return `file:function`, the file within the library. What a program puts in its place is in another file."""
+    return f'{code.co_filename.removeprefix(_LIBRARY)}:{code.co_name}'
+
+
+def _thread_waits(threads: dict[int, _Thread]) -> dict[int, _Wait]:
+    """Which thread certainly waits for which other one, and for what of it? To be asked with the collector off."""
+    waits = {ident: _attempt(_thread_wait, threads, *one.frames[:2]) for ident, one in threads.items()}
+    # It was still waiting when the holder was read if its call has not ended now. A signal handler may stand above it.
+    tops = {ident: top for ident, top in sys._current_frames().items() if type(waits.get(ident)) is _Wait}
+    calls = {ident for ident, call in zip(tops, _walk(tops.values())) if threads[ident].frames[0] in call}
+    return {ident: waits[ident] for ident in calls if waits[ident].holder in threads.keys() - {ident}}
+
+
+def _thread_wait(threads: dict[int, Any], frame: types.FrameType, *outer: types.FrameType) -> _Wait | None:
+    """Whom does a thread wait for, if its innermost function is one of the library's?"""
+    function = _function(frame.f_code)
+    if function in ('threading.py:wait', 'threading.py:_wait_for_tstate_lock') and not frame.f_locals.get('gotit'):
+        frame = outer[0]  # it waits for a notice, not yet for the lock; or it is in join(), before CPython 3.13
+    attribute = _THREAD_WAITS.get(_function(frame.f_code))
+    if attribute is None:
+        return None
+    this, ever = frame.f_locals['self'], frame.f_locals.get('timeout') is None
+    found = _stored(this, attribute)
+    if attribute == 'owner':
+        return _Wait(f'the import of {_line(_stored(this, "name"))} by', found, ever)
+    if attribute == '_ident':  # it is used again
+        return _Wait('the end of', found, ever) if _registry()[found] is this else None
+    if attribute == '_state':  # the fifth function of a pool's thread is that of the work item
+        fifth = [(ident, one.frames[-5]) for ident, one in threads.items() if len(one.frames) > 4]
+        works = [(ident, one) for ident, one in fifth if _function(one.f_code) == 'concurrent/futures/thread.py:run']
+        ident = next(ident for ident, one in works if one.f_locals['self'].future is this)
+        return _Wait(f'Future at {id(this):#x} run by', ident, ever)
+    if frame.f_code.co_name == 'handle':  # the line that takes the lock is also where it is given back
+        spans = [one[:2] for one in frame.f_code.co_lines() if one[2] == frame.f_lineno]
+        if len(spans) == 1 or frame.f_lasti >= spans[0][1]:
+            return None
+    owner = re.search(r' owner=(\d+) ', _thread.RLock.__repr__(found))  # a TypeError if it is no RLock
+    return _Wait(f'RLock at {id(found):#x} held by', int(owner[1]), True) if owner else None
+
+
+def _deadlocks(waits: dict[int, _Wait], look_again: Callable[[], Any], frozen: Sequence[int]) -> list[list[int]]:
+    """Which threads wait for each other in a circle, found twice while each slept or is `frozen`?"""
+    waits = {ident: wait for ident, wait in waits.items() if wait.ever and wait.holder in waits}
+    if not waits:
+        return []
+    stamps = {ident: _attempt(_stamp, ident) for ident in waits}
+    _pause(_STILL)
+    again, circles = _thread_waits(look_again()), []
+    slept = {one for one, stamp in stamps.items() if type(stamp) is list and stamp == _attempt(_stamp, one)}
+    still = {one: wait.holder for one, wait in waits.items() if again.get(one) == wait and one in {*slept, *frozen}}
+    for ident in list(still):
+        path: list[int] = []
+        while ident in still:
+            path.append(ident)
+            ident = still.pop(ident)
+        if ident in path:
+            circles.append(path[path.index(ident) :])
+    return circles
+
+
+def _stamp(ident: int) -> list[bytes] | None:
+    """How often has a thread run that sleeps now?"""
+    thread = _registry()[ident]
+    # What the main thread knows of itself is of before a fork.
+    native = _os.getpid() if thread is threading.main_thread() else _stored(thread, '_native_id')
+    status = _read(f'/proc/self/task/{native}/status')
+    return re.findall(rb'_ctxt_switches:\t\d+', status) if b'\nState:\tS' in status else None
+
+
+def _task_waits(tasks: list[Any]) -> dict[int, list[Any]]:
+    """Which tasks does each task certainly wait for? By the id of the one that waits."""
+    pending = {id(task): task for task in tasks if _stored(task, '_state') in (None, 'PENDING')}
+    awaited = {ident: _stored(task, '_fut_waiter') for ident, task in pending.items()}
+    filled, known = {**_filled(pending), **_held(pending, awaited)}, {ident: [task] for ident, task in pending.items()}
+
+    def fillers(future: Any) -> list[Any]:  # one list for all who wait for the same
+        if id(future) not in known:
+            found = [fillers(one) for one in filled.get(id(future), ())]
+            known[id(future)] = found[0] if len(found) == 1 else list(itertools.chain.from_iterable(found))
+        return known[id(future)]
+
+    waits = {ident: fillers(one) for ident, one in awaited.items() if id(one) in filled or id(one) in pending}
+    # What has moved on meanwhile, in the loop of another thread, is not claimed.
+    same = {ident for ident, future in awaited.items() if _stored(pending[ident], '_fut_waiter') is future}
+    waits = {ident: some for ident, some in waits.items() if ident in same and id(some[0]) in same}
+    return {ident: some for ident, some in waits.items() if _stored(awaited[ident], '_state') in (None, 'PENDING')}
+
+
+def _filled(pending: dict[int, Any]) -> dict[int, list[Any]]:
+    """Which tasks and futures fill each future of gather, wait, shield and the like when they end? By its id."""
+    filled: dict[int, list[Any]] = {}
+    todo = list(pending.values())
+    for one in todo:  # it grows
+        for callback, _ in _stored(one, '_callbacks') or ():
+            for target in _targets(callback):
+                if id(target) not in filled and id(target) not in pending:
+                    todo.append(target)
+                filled.setdefault(id(target), []).append(one)
+    return filled
+
+
+def _targets(callback: Any) -> list[Any]:
+    """Which futures can a callback fill, if it is one of asyncio's own?"""
+    function = callback.func if type(callback) is functools.partial else callback
+    function = function.__func__ if type(function) is types.MethodType else function
+    name = _function(function.__code__) if type(function) is types.FunctionType else ''
+    # What shield() returns looks back to what fills it, and a task written in Python to what it waits for.
+    if not name.startswith('asyncio/') or name.endswith((':_outer_done_callback', ':__wakeup')):
+        return []
+    owner = getattr(callback, '__self__', function)
+    found = [*gc.get_referents(*(function.__closure__ or ())), *getattr(callback, 'args', ()), *vars(owner).values()]
+    found += [getter for one in found if type(one) is _loaded('asyncio.queues', 'Queue') for getter in one._getters]
+    kinds = _loaded('_asyncio', 'Future') or type, _loaded('asyncio.futures', '_PyFuture')
+    return [one for one in found if issubclass(type(one), kinds)]
+
+
+def _held(pending: dict[int, Any], awaited: dict[int, Any]) -> dict[int, list[Any]]:
+    """Which task has the lock, semaphore or condition of asyncio that a future stands in line for? By its id."""
+    chains: dict[int, list[Any]] = {}
+    for ident, task in pending.items():
+        one, chains[ident] = _stored(task, '_coro'), []
+        while type(one) is types.CoroutineType:
+            chains[ident] += one, one.cr_frame
+            one = one.cr_await
+        if None in chains[ident][1::2]:  # it has ended meanwhile
+            chains[ident] = []
+    ends = {ident: chain[-1] for ident, chain in chains.items() if chain and chain[-1].f_code.co_name == 'acquire'}
+    acquire = 'asyncio/locks.py:acquire'
+    asked = {ident: one.f_locals['self'] for ident, one in ends.items() if _function(one.f_code) == acquire}
+    holders: dict[int, list[Any]] = {}
+    leave = _loaded('asyncio.locks', 'Lock').__aexit__ if asked else None
+    for ident, chain in chains.items() if asked else ():
+        values = gc.get_referents(*chain)  # before CPython 3.11 it is the frame that holds
+        guards = [one.__self__ for one in values if type(one) is types.MethodType and one.__func__ is leave]
+        guards += [this for one, this in zip(values, values[1:]) if one is leave]  # since CPython 3.14
+        # Who waits in `acquire` or `wait` does not have it.
+        inner = [one.f_locals['self'] for one in chain[1::2] if _function(one.f_code).startswith('asyncio/locks.py')]
+        held, wanted = ({id(vars(one).get('_lock', one)) for one in some} for some in (guards, inner))
+        for lock in held - wanted:
+            holders.setdefault(lock, []).append(pending[ident])
+    asked = {ident: lock for ident, lock in asked.items() if len(holders.get(id(lock), ())) == 1}
+    states = {ident: vars(lock) for ident, lock in asked.items()}
+    taken = [ident for ident, state in states.items() if state.get('_locked', state.get('_value') == 0)]
+    return {id(awaited[ident]): holders[id(asked[ident])] for ident in taken}
+
+
+# -- Collect: plain data of everything ---
+
+
+def _collect(report: GuruMeditation, hold: _Hold, *captured: Any) -> list[tuple[str, object]]:
+    """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
+    ask, source = functools.partial(hold.ask, timeout=report.section_timeout), _Source()
+    threads, greenlets, tasks, errors, deadlocks = captured
+    known = {one.ident: one.facts for one in threads} if type(threads) is list else {}
+    if type(errors) is dict and errors:  # their texts are foreign code
+        texts = ask(lambda: list(map(_error_text, errors.values())), key='errors')
+        for ident, text in zip(errors, texts if type(texts) is list else ()):
+            known[ident]['handling'] = text
+    threads, greenlets, tasks = (_attempt(_entries, some, source) for some in (threads, greenlets, tasks))
+    sections: dict[str, Any] = {'Package': ask(_collect_package, report.version, green=True), 'Threads': threads}
+    if _loaded('greenlet', 'greenlet'):
+        sections['Green Threads'] = greenlets
+    if tasks:
+        sections['Asyncio Tasks'] = tasks
+    sections['Processes'] = _attempt(_collect_processes, ask)
+    sections['Configuration'] = ask(_collect_configuration, report.conf, green=True)
+    registered = [(title, ask(_collect_registered, one, green=True)) for title, one in list(report._sections.items())]
+    glance = _attempt(_collect_glance, report._program, hold.asked, sections, known, deadlocks)
+    result = [('At a Glance', glance), *sections.items(), *registered]
+    for index, (title, data) in enumerate(result):
+        if type(data) is _Failure:
+            result[index] = title, data._replace(stack=source.stack(data.stack))
+    source.read(ask)
+    return result
+
+
+def _entries(members: list[_Member], source: _Source) -> list[_Entry]:
+    """Return one entry for all members of a kind that have the same stack, in the order in which they were found."""
+    groups: dict[object, list[_Member]] = {}
+    for (kind, stack), some in itertools.groupby(members, key=operator.attrgetter('kind', 'stack')):  # thousands alike
+        # By the ids of the code objects: their hash takes in all their constants and instructions.
+        codes, lines = zip(*stack) if stack else ((), ())
+        groups.setdefault((kind, lines, tuple(map(id, codes))), []).extend(some)
+    entries = []
+    for group in groups.values():
+        facts = [member.facts for member in group if member.facts]
+        if len(facts) > 1:  # worker-10 after worker-9
+            facts.sort(key=lambda one: [part.zfill(20) for part in re.split(r'(\d+)', str(one['name']))])
+        shown = [_shown(one) for one in facts[:_MAX_MEMBERS]]
+        states = Counter(member.state for member in group)
+        state = next((one for one in ('running', 'reporting') if one in states), group[0].state)
+        state = state if states[state] == len(group) else f'{states[state]:,} {state}'
+        waits_for = shown[0].get('waits_for') if shown else None
+        if waits_for and len({one.get('waits_for') for one in facts}) > 1:
+            waits_for = f'{waits_for} and others'
+        entries.append(_Entry(group[0].kind, len(group), state, waits_for, shown, source.stack(group[0].stack)))
+    return entries
+
+
+def _shown(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a member, its texts as they may appear. That of a greenlet's type holds no secret."""
+    texts = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if facts.get(key) and len(facts) > 1}
+    return {key: texts.get(key, value) for key, value in facts.items() if value is not None}
+
+
+def _collect_glance(
+    program: str, asked: str, sections: dict[str, Any], threads: dict[int, dict[str, Any]], deadlocks: Any
+) -> _Glance:
+    """What would one look up first: who is it, what is certainly wrong, and where does everything stand?"""
+    package, facts = (sections[one] if type(sections[one]) is dict else {} for one in ('Package', 'Processes'))
+    name = ' '.join(str(one) for one in (package.get('product') or program, package.get('version')) if one)
+    process = {
+        'program': _line(name),
+        'pid': _os.getpid(),
+        'host': _host(),
+        'time': facts.get('time'),
+        'asked by': asked,
+    }
+    names = {ident: _shown(one).get('name') for ident, one in threads.items()}
+    findings: list[str] = []
+    culprits: set[int] = set()
+    errors: dict[str, list[str]] = {}
+    for cycle in deadlocks if type(deadlocks) is list else ():
+        waits = ', which waits for '.join(_shown(threads[ident])['waits_for'] for ident in cycle)
+        findings.append(f'deadlock: {names[cycle[0]]} waits for {waits}')
+        culprits.update(cycle)
+    groups = [sections.get(kind) for kind in ('Threads', 'Green Threads', 'Asyncio Tasks')]
+    entries = [entry for group in groups if type(group) is list for entry in group if entry.members]
+    for entry, one in ((some, one) for some in entries for one in some.members):
+        if 'handling' in one:
+            errors.setdefault(one['handling'], []).append(one['name'])
+            culprits.add(one['id'])
+        loop = one['state'].partition(' in Thread #')[2] if entry.kind == 'Task' else ''
+        if loop:
+            where = f'{entry.stack[-1].file}:{entry.stack[-1].line} in {entry.stack[-1].name}'
+            findings.append(f'event loop of {names[int(loop)]} is in task {one["name"]}: {where}')
+    used, _, limit = facts.get('open files', '').partition(' of ')
+    if used.isdigit() and int(used) > 0.9 * int(limit):
+        findings.append(f'open files = {used} of {limit}')
+    for error, handlers in errors.items():
+        count = '1 thread handles' if len(handlers) == 1 else f'{len(handlers)} threads handle'
+        findings.append(f'{count} {_line(error)[:_MAX_LINE]}  {_first_of(handlers, len(handlers))}')
+
+    def rank(entry: _Entry) -> tuple[int, int]:
+        state, own = str(entry.state), any(one.own for one in entry.stack)
+        found = any(one.get('id') in culprits for one in entry.members)
+        return (
+            0 if 'running' in state else 1 if 'reporting' in state else 2 if found else 3 if own else 4
+        ), -entry.count
+
+    return _Glance({**process, 'uptime': facts.get('uptime')}, findings, list(map(_row, sorted(entries, key=rank))))
+
+
+def _row(entry: _Entry) -> dict[str, object]:
+    """Return an entry in short: its innermost frame of the program's own code, or the innermost of all."""
+    frames = [one for one in reversed(entry.stack) if type(one) is _Frame]
+    frame = next((one for one in frames if one.own), frames[0] if frames else None)
+    members = _first_of([one['name'] for one in entry.members], entry.count)
+    row = {'kind': entry.kind, 'count': entry.count, 'state': entry.state, 'frame': frame}
+    return {**row, 'waits_for': entry.waits_for, 'members': members}
+
+
+def _first_of(names: list[str], count: int) -> str:
+    return f'({names[0]} and {count - 1:,} more)' if count > 1 else f'({names[0]})'
+
+
+# -- Collect: frames and their source lines ---
+
+_THREAD = threading.Thread
+_NOISE = {id(one.__code__) for one in (_THREAD._bootstrap, _THREAD._bootstrap_inner, _THREAD.run)}  # type: ignore[attr-defined]
+_NOISY_FILES = _HERE, '<frozen importlib', '<frozen runpy', join(dirname(os.__file__), 'runpy.py')
+_LIBRARIES = re.compile(rf'{re.escape(dirname(os.__file__) + os.sep)}|.*[/\\](?:site|dist)-packages[/\\]|<frozen ')
+_reading: set[str] = set()  # files that helpers are reading now, perhaps on a dead mount and for ever
+
+
+class _Frame:
+    """A frame as plain data. Its source line comes last, when all the files that are needed are known."""
+
+    code = text = ''
+
+    def __init__(self, code: types.CodeType, line: int) -> None:
+        self.path, self.line = code.co_filename, line
+        self.file, self.name = _line(self.path), _line(getattr(code, 'co_qualname', code.co_name))  # CPython 3.11
+        self.noise = id(code) in _NOISE or self.path.startswith(_NOISY_FILES)  # tells nothing
+        self.own = not _LIBRARIES.match(self.path)  # the program's
+
+
+class _Repeated(namedtuple('_Repeated', 'frames times')):
+    """Follows, in a stack, the frames that are repeated in a row."""
+
+    own = False
+
+    @property
+    def text(self) -> str:
+        """Return its line in a report."""
+        return f'    ({f"these {self.frames} frames " if self.frames > 1 else ""}{self.times:,} times in a row)'
 
 
 class _Source:
-    """The source lines of one report: every file is read once, every line formatted once."""
+    """The frames of one report, each made once, and their source lines, each file read once."""
 
     def __init__(self) -> None:
-        self.files: dict[str, list[str]] = {}
         self.frames: dict[tuple[int, int], _Frame] = {}
 
-    def stack(self, stack: Iterable[tuple[types.CodeType, int]]) -> list[_Frame]:
-        """Return a captured stack as plain data, oldest frame first."""
-        frames = [self.frames.get((id(code), line)) or self.frame(code, line) for code, line in stack]
-        frames.reverse()
-        if not any(map(operator.is_, frames, frames[1:])):
+    def stack(self, stack: _Stack) -> list[Any]:
+        """Return a captured stack as plain data, oldest frame first, without the frames that tell nothing."""
+        frames = [self.frames.get((id(code), line)) or self.frame(code, line) for code, line in reversed(stack)]
+        frames = [frame for frame in frames if not frame.noise] or frames
+        if len(set(map(id, frames))) == len(frames):
             return frames
-        runs = [list(run) for _, run in itertools.groupby(frames, key=id)]
-        return [run[0]._replace(repeated=len(run)) for run in runs]
+        result: list[Any] = []
+        while frames:  # up to three frames that are repeated in a row stand once
+            size, times = 1, 1
+            for length in (1, 2, 3):
+                count = 1
+                while frames[:length] == frames[length * count : length * (count + 1)]:
+                    count += 1
+                if count > 1 and length * count > size * times:
+                    size, times = length, count
+            result += [*frames[:size], _Repeated(size, times)] if times > 1 else frames[:1]
+            frames = frames[size * times :]
+        return result
 
     def frame(self, code: types.CodeType, line: int) -> _Frame:
-        """Return one frame, with its source line."""
-        name = code.co_filename
-        if name not in self.files:
-            self.files[name] = _read_lines(name)
-        text = ''.join(self.files[name][line - 1 : line]) if line else ''
-        text = _clean(_redact(text.strip()[:_MAX_LINE], literals=True))
-        frame = self.frames[id(code), line] = _Frame(_clean(name), line, _clean(code.co_name), text or None)
+        """Return a frame that is not known yet."""
+        frame = self.frames[id(code), line] = _Frame(code, line)
         return frame
+
+    def read(self, ask: Callable[..., Any]) -> None:
+        """Read the source lines of all frames, as far as the files can be read in time."""
+        files: dict[str, list[str]] = {}
+        ask(_read_sources, {frame.path for frame in self.frames.values()}, files, key=object())
+        for frame in self.frames.values():
+            text = ''.join(files.get(frame.path, [])[frame.line - 1 : frame.line]) if frame.line else ''
+            frame.code = _line(_redact(text.strip()[:_MAX_LINE], literals=True))
+            code = f'`{frame.code}`' if frame.code else '(source not found)'
+            frame.text = f'\n{frame.file}:{frame.line} in {frame.name}\n    {code}'
+
+
+def _read_sources(names: Iterable[str], files: dict[str, list[str]]) -> None:
+    """Read source files, but none from a folder where a helper of an earlier report is stuck."""
+    stuck = set(map(dirname, _reading))
+    for name in names:
+        if dirname(name) not in stuck:
+            _reading.add(name)
+            files[name] = _read_lines(name)
+            _reading.discard(name)
 
 
 def _read_lines(name: str) -> list[str]:
@@ -810,245 +1193,366 @@ def _read_lines(name: str) -> list[str]:
     linecache would open whatever the name says, wait for ever on a FIFO, and keep all that it reads.
     """
     try:
-        cache = getattr(sys.modules.get('linecache'), 'cache', {})
-        entry = cache.get(name) if name != '<string>' else None  # a name that all exec() shares
+        entry = (_loaded('linecache', 'cache') or {}).get(name) if name != '<string>' else None  # all exec() share it
         if entry and len(entry) == 4 and entry[1] is None:  # no file: put there by IPython and the like
             return list(map(str, entry[2]))
-        data = _read_zipped(name)
-        if data is None and stat.S_ISREG(_os.stat(name).st_mode):  # before it is opened: that would rewind a tape
-            data = _read(name, _MAX_SOURCE)
-        text = (data or b'').decode('utf-8', 'replace').lstrip('\ufeff')
-        return io.StringIO(text, newline=None).read().split('\n')
+        archives = [one for one in list(sys.path_importer_cache.items()) if type(one[1]).__module__ == 'zipimport']
+        loader: Any = next((one for folder, one in archives if name.startswith(folder + os.sep)), None)
+        if not (loader or stat.S_ISREG(_os.stat(name).st_mode)):  # to open another kind of file might rewind a tape
+            return []
+        data: bytes = loader.get_data(name) if loader else _read(name, _MAX_SOURCE)
+        declared = re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)  # PEP 263
+        text = data.decode(declared[1].decode() if declared else 'utf-8', 'replace')
+        return io.StringIO(text.lstrip('\ufeff'), newline=None).read().split('\n')
     except Exception:  # a report without a source line is better than none; loaders raise what they like
         return []
 
 
-def _read(path: str, size: int = 1 << 16) -> bytes:
+def _read(path: str, size: int = 1 << 20) -> bytes:
     """Return what a file holds. By the C functions: a patched open() may be a green one."""
-    descriptor = _os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
+    descriptor, data = _os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0)), b''
     try:
-        return _os.read(descriptor, size)
+        for piece in iter(lambda: _os.read(descriptor, size), b''):  # of a list in /proc one read() is one page
+            data += piece
+            if len(data) >= size:
+                break
+        return data
     finally:
         _os.close(descriptor)
 
 
-def _read_zipped(name: str) -> bytes | None:
-    """Return a source file from the zip archive that it was imported from, if it was."""
-    importers: dict[str, Any] = sys.path_importer_cache.copy()
-    for folder, importer in importers.items():
-        if type(importer).__module__ == 'zipimport' and name.startswith(folder + os.sep):
-            return importer.get_data(name)  # type: ignore[no-any-return]
-    return None
-
-
-# -- Collect: where foreign objects become plain data, without secrets ---
-
-# The other patterns are compiled when they are first needed, and kept by re.
-_CONTROL = '[\0-\x08\x0b-\x1f\x7f-\x9f]'  # would move the cursor of the terminal that shows the report
-# The password in a URL: up to the last @ of the authority, or of the whole word if the password holds a raw slash.
-_URL_PASSWORD = r'(://(?!\[)[^\s/?#:]{0,256}:)(?:[^\s/?#]{0,4096}@|(?!\d{0,5}(?:[/?#\s]|$))\S{0,256}@)'
-_URL_TOKEN = r'(://)[\w.%~+-]{20,256}(?=(?::[^\s/?#@]{0,256})?@)'  # in the place of the user
-_PRIVATE_KEY = r'(?s)(-----BEGIN [A-Z ]{0,64}PRIVATE KEY[A-Z ]{0,64}-----).*?(?=-----END|\Z)'
-_BEARER = r'(?i)(\bbearer\s+)[^\s"\',;]+'
-_NEXT = r'[&;](?:\s?[\w.%-]{1,64}=|\s|$)'  # the next assignment in a URL or an ODBC string ends the one before
-_END = rf'(?=[,)\]}}>"\']{{0,8}}(?:(?<!\\)\s|$|{_NEXT}))'
-_ASSIGNED = rf"""(?isx)[\w.-]{{0,64}}  # what follows a secret name: its rest, a separator, and a value
-    (?P<separator> \\{{0,15}}["']?\]?\s{{0,64}}
-        (?: =>|:=|==?|!=
-            | :\s?[\w.]{{0,32}}(?:str|bytes|optional)[\w.\[\]|\ ]{{0,32}}=(?=\s?[bruf]{{0,2}}["'])  # an annotated name
-            | :
-            | ,?\s?["']?value["']?\s?[:=]  # "name": "password", "value": "..."
-            | (?:\s[^<>]{{0,256}})?>(?=[^<]{{1,4096}}</)  # an element of XML
-            | (?<=["']),(?=\s?(?:[bruf]{{0,2}}["']|[\[({{])))\s{{0,64}}  # a pair
-        | \s{{1,8}})  # after an option
-    (?: (?<=>)(?P<element>[^<]{{1,4096}})(?=</)
-        | [bruf]{{0,2}}(?P<fence>["'])(?P=fence){{2}}(?P<triple>.{{0,65536}}?)(?P=fence){{3}}
-        | [bruf]{{0,2}}(?P<slashes>\\+)(?P<quote>["'])(?P<escaped>.{{0,4096}}?)(?P=slashes)(?P=quote)
-        | [bruf]{{0,2}}"(?P<double>[^"\\]*(?:\\.[^"\\]*)*)  # (?:[^"\\]|\\.)* takes hundreds of bytes a character
-        | [bruf]{{0,2}}'(?P<single>[^'\\]*(?:\\.[^'\\]*)*)
-        | (?P<plain>(?:none|null|true|false|(?:(?<=["']:)|(?<=["']:\ ))[\w.+-]+)(?=[,;&)}}\]\s]|$))
-        | (?P<nested>[\w.]{{0,64}}[\[({{])
-        | (?P<word>(?:(?:basic|bearer|digest|negotiate)\s+)?(?:[^\s\\&;,)\]}}>"']+|\\\s|(?!{_NEXT})\S)+?{_END}))"""
-_LINE_START = r'(?:^|\n)[\w\s."\'-]{0,64}$'
-_OPTION_START = r'(?:^|\s)["\']?--?[\w.-]{0,64}$'
-_PAIR_START = r'(?:[(\[]\s?[bruf]?\\*["\'][\w.-]{0,64}|["\']--?[\w.-]{0,64})$'
-_OPTION = r'-{0,2}[\w.-]{1,64}='
-_LITERAL = r'"[^"\\]*(?:\\.[^"\\]*)*"|\'[^\'\\]*(?:\\.[^\'\\]*)*\''
-_BRACKET = rf'[][(){{}}]|{_LITERAL}'
-_BLOCK = r'[|>][-+\d]*\s*$'  # of YAML: the value is in the lines below
-_UNSET = {'', 'none', 'true', 'false', 'null', '[]', '()', '{}', 'set()', '%s', '%r', _HIDDEN}
-
-
 def _clean(text: str) -> str:
-    return text if text.isprintable() else re.sub(_CONTROL, lambda match: f'\\x{ord(match[0]):02x}', text)
+    """Return a text without the control characters that would move the cursor of the terminal that shows it."""
+    control = r'[\0-\x08\x0b-\x1f\x7f-\x9f]'
+    return text if text.isprintable() else re.sub(control, lambda match: f'\\x{ord(match[0]):02x}', text)
+
+
+def _line(text: str) -> str:
+    """Return a text that stays on its line."""
+    return text if text.isprintable() else _clean(text).replace('\n', '\\x0a').replace('\t', '\\x09')
+
+
+SECRET_NAMES = (  # A value is hidden whose name, in lower_snake_case, ends so. A program may replace it.
+    r'(?:passw(?:or)?d|pass|pass_?phrase|secret|token|cookie|credential|api_?key|sess(?:ion)?_?id|authorization'
+    r'|(?:^|_)(?:cred|pwd|pw|dsn|jwt|otp|bearer|auth|sig|signature|sid|salt|session)|[a-z\d]_key)s?'
+    r'(?:_?\d+|_(?:fallbacks?|data|base|hash|value|old|new|prod|dev|test|confirm\w*))*$'  # token2, SECRET_KEY_OLD
+)
+_ASKED = r'^(?:no|is|has|uses?|needs?|with|without|requires?|enabled?|allow|skip|ask|show)_|(?:by|com|sur|tres)pass$'
+_COUNTED = r'(?:^|_)(?:max|min|num|total|prompt|completion|input|output|cached|used|open|active|idle)_\w*s$'
+_OTHER_KEY = r'(?:^|_)(?:primary|foreign|sort|unique|partition|routing|cache|public|group|object|s3)_keys?$'
+_VAGUE = r'(?i)(?:tokens|sessions?|cookies|auth|sig|sid|signature|salt)\d?$'  # sessions: 12, auth: ok; hidden if random
+_PLAIN = r'\d{4}-\d\d|v?\d+\.\d|/?[\w.-]*/[\w.-]*/|\w+://|\w+\.\w+\.|\d+\w?\w?\b'  # time, version, path, size
+_RANDOM = rf'(?<![\w./:-])(?!{_PLAIN})(?=\D{{0,64}}\d)(?=[^A-Za-z]{{0,64}}[A-Za-z])[\w+=/~!@#$%^&*-][^\s,;\'"]{{5}}'
+_UNSET = r'(?is)(?:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
+_ELSEWHERE = r'(?:\w+ )?(?:\$[A-Z_({]|[{<]\w[\w.]*[}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, {token}, <password>, /run/t
+_EXPRESSION = r'[A-Za-z_][\w.]*\(|[a-z_]+(?:\.[a-z_]+)+(?!\S)'  # password = ask(), token = config.token
+_STATED = r'(?i).*\b(?:(?:is|has|must|not|no|for|in|of|to|the|an?|def) |(?:ok|required|invalid|\w+ed|\w+ing|str)\W*$)'
+_SHAPES = (  # what follows the first group is secret
+    r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#])[^\s"\'<>]{1,99}?(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))',  # p/@p
+    r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#]|\W?\{|%s)[^\s/"\'<>]{1,256}(?=@)',  # user:password@host
+    r'(://)[\w-]{20,256}(?=@)',  # token@host
+    r'(-----BEGIN [A-Z ]{,32}PRIVATE KEY[A-Z ]{,8}-----)(?=\s|\\+[rn])[^\x1e]*?(?:-----END[^-]*-----|(?=\x1e)|$)',
+    r'()(?:eyJ[\w-]{8,}\.[\w.-]{8,}|A[KS]IA[A-Z\d]{16}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,}|\bsk-(?=\D*\d)[\w-]{20,})',
+    r'()(?:gh[a-z]_|npm_|hf_|github_pat_|gl[a-z]{2,3}[-_]|whsec_|hvs\.|ya29\.|AIza|SG\.|[rs]k_live_)[\w.-]{16,}',
+    r'(\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|api/webhooks/\d{1,32}/)[\w./$=,+-]{10,}',  # hashes, bots
+    r'(?i)(bearer |basic |negotiate )(?=[^\s\d=]{0,64}[\d=])[\w+/.~=-]{8,}',
+    rf'(?i)(\b(?:password|token|secret|key)(?: (?:[\w.-]{{1,40}} ){{,2}}(?:is|was|to)|:)? ["\']?){_RANDOM}[^\s"\']*',
+    r'(identified by [\'"]|(?:login|Auth)\(["\'][^"\'\n]{0,80}["\'],\s?["\'])[^"\'\n]+',  # SQL, login('a', 'b')
+    r'((?:curl|https?)\s[^\n|;]{0,200}?(?:-u|-a|--user)[\s=][\'"]?[^\s:]{0,64}:)[^\s\'"]+',
+    r'((?:sshpass|docker\slogin|redis-cli)\s(?:[^\n|;]{0,200}?\s)?-[pa]\s?|mysql\w*\s[^\n|;]{0,200}?-p)[^\s\'"]+',
+)
+_SIGN = r'\\*["\']?\]?\s{0,32}(?:=>|:=|[!=]?=|:(?!:|//)|,(?=\s?\w?\\*["\']))[ \t]*'  # name=, "name": , ('name',
+_ATTRIBUTE = r'\\*["\']?[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?\s?[:=]\s?'  # key="name" value="value"
+_ELEMENT = r'["\']?(?: [\w:]{1,32}="[^"<>]{0,99}")?>'  # <name>value</name>
+_NAME = rf'(-{{0,2}})\b([A-Za-z_][\w.-]*)({_SIGN}|{_ATTRIBUTE}|{_ELEMENT}|[ \t\x1e]+)?'
+_STRING = r'(\\*["\'])([^\\"\'\x1e]*(?:(?:(?!\1)\\?[^\x1e]|\1\1)[^\\"\'\x1e]*){0,9999})'
+_QUOTED = rf'(?s)([\w.]{{1,64}}\()?\w{{0,2}}{_STRING}'.replace(r'\1', r'\2')  # 'value', b'value', SecretStr('value')
+_NEST = r'[\[({](?:[^][(){}\x1e]+|[\[({][^][(){}\x1e]*[\])}])*(?:[\])}]|[^\n\x1e]*)'  # brackets, one inside another
+_BLOCK = r'[|>]?[-+\d]*[ \t]*\n(([ \t]*(?:[ \t]|- ))[^\n]*(?:\n\2[^\n]*)*)'  # indented or listed lines
+_BARE = r'(?:[^\s,;&)\]}>"\'<|\\]|[,;&](?![\w.-]+[=:]|\s|$))+'
+_WORDS = r'(?:(?! -)[^\n\x1e=:,;|&"\'(){}<>\[\]])+(?=[\n\x1e]|\Z)'  # the rest of a line, if these are words
+_HINT = r'[:=@<>"\']|\s-|[A-Za-z]\s\S{0,32}\d|[\w-]{16}'  # what holds none of these holds no secret
+_search = functools.lru_cache(maxsize=4096)(re.search)  # the same names come again and again
+_replace = functools.lru_cache(maxsize=4096)(re.sub)
 
 
 def _is_secret(name: str) -> bool:
-    return re.search(SECRET_NAMES, name.lower()) is not None
+    """Tell whether what has this name is a secret itself, by what it ends in: session_timeout is a timeout."""
+    snake = _replace(r'[\W_]+|(?<=[a-z\d])(?=[A-Z])', '_', name[-99:]).strip('_').lower()
+    return bool(_search(SECRET_NAMES, snake)) and not any(
+        _search(about, snake) for about in (_ASKED, _COUNTED, _OTHER_KEY)
+    )
+
+
+def _hidden_by_name(name: str, value: object) -> bool:
+    """Tell whether plain data is hidden for its name: not if it is unset, a count, a state or a reference."""
+    text = str(value)[:256]
+    if not value or not _is_secret(name) or re.match(_UNSET, text) or re.match(_ELSEWHERE, text):
+        return False
+    return not _search(_VAGUE, name[-99:]) or re.search(_RANDOM, text) is not None
 
 
 def _redact(text: str, literals: bool = False) -> str:
     """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
-    if literals and ('"' in text or "'" in text):
-        text = re.sub(_LITERAL, lambda match: _redact(match[0]), text)
-    if '-----BEGIN' in text:
-        text = re.sub(_PRIVATE_KEY, rf'\1{_HIDDEN}', text)
-    if '://' in text:
-        text = re.sub(_URL_TOKEN, rf'\1{_HIDDEN}', re.sub(_URL_PASSWORD, rf'\1{_HIDDEN}@', text))
-    if 'bearer' in text.lower():
-        text = re.sub(_BEARER, rf'\1{_HIDDEN}', text)
-    # In lower case the search is ten times faster than without regard to case. One letter would grow in it.
-    lower = text.replace('\u0130', 'i').lower()
-    pieces, end = [], 0
-    for name in re.finditer(SECRET_NAMES, lower):
-        found = re.compile(_ASSIGNED).match(text, name.end()) if name.start() >= end else None
-        if not found or (literals and found.lastgroup in ('word', 'nested', 'plain')):
-            continue
-        first, last = found.span(found.lastgroup or 0)
-        separator, before = found['separator'], text[max(0, name.start() - 64) : name.start()]
-        if separator.isspace() and '\t' not in separator and not re.search(_OPTION_START, before):
-            if found['word'] or not name[0].startswith('pass'):  # PASSWORD 'x' is SQL
-                continue
-        elif separator.rstrip().endswith(',') and not literals and not re.search(_PAIR_START, before):
-            continue
-        header = ':' in separator and name[0] in ('authorization', 'cookie')
-        if found['nested']:
-            last = _end_of_nest(text, last - 1)
-        elif found['word'] and (
-            header or (separator.strip() and separator[-1].isspace() and re.search(_LINE_START, before))
-        ):
-            last = _end_of_lines(text, first, separator)
-        if text[first:last].strip().lower() not in _UNSET:
-            pieces += [text[end:first], _HIDDEN]
-            end = last
-    return ''.join([*pieces, text[end:]])
+    if not re.search(_HINT, text):
+        return text
+    for shape in _SHAPES:
+        text = re.sub(shape, rf'\g<1>{_HIDDEN}', text)
+    if literals:
+        text = re.sub(rf'(?s){_STRING}\1', lambda found: f'{found[1]}{_redact(found[2])}{found[1]}', text)
+    pieces, done = [], 0
+    for found in re.finditer(_NAME, text):
+        if found[3] and found.start() >= done and _is_secret(found[2]):
+            first, last = _secret_after(found, literals)
+            if first < last and _hidden_by_name(found[2], text[first : min(last, first + 256)]):
+                pieces += [text[done:first], _HIDDEN]
+                done = last
+    return ''.join([*pieces, text[done:]])
 
 
-def _end_of_nest(text: str, start: int) -> int:
-    """Return where the bracket that opens at `start` is closed: no pattern tells that at any depth."""
-    depth = 0
-    for piece in re.compile(_BRACKET).finditer(text, start):
-        depth += (piece[0] in '[({') - (piece[0] in '])}')
-        if depth == 0:
-            return piece.end()
-    return len(text)
+def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
+    """Return from where to where the secret may stand that a name leads to; an empty stretch if there is none."""
+    (option, name, lead), text, first = found.groups(), found.string, found.end()
+    sign, head, value = lead.strip('\\"\' \t\x1e]'), text[first : first + 256], None
+    line = text[max(0, found.start() - 64) : found.start()].replace('\x1e', '\n- ').rpartition('\n')[2]
+    if literals:  # password: str = 'p', but not the key in password = options['key']
+        first = re.compile(r'(?:[\w. \[\]=]{0,40}(?<=[ =]))?').match(text, first).end() if sign else len(text)
+    if quoted := re.compile(_QUOTED).match(text, first):
+        meant = option or name.isupper() or 'pass' in name or sign
+        return (
+            quoted.span(3)
+            if (meant and not quoted[1] and quoted[3] != name) or re.search(_RANDOM, quoted[3][:256])
+            else (0, 0)
+        )
+    if sign and text[first : first + 1] in ('[', '(', '{') and _hidden_by_name(name, head):
+        return re.compile(_NEST).match(text, first).span()
+    if literals or re.match(_ELSEWHERE, head) or re.match(_EXPRESSION, head):
+        return 0, 0
+    if sign and (block := re.compile(_BLOCK).match(text, first)):
+        deeper = len(block[2]) > len(line) - len(line.lstrip(' ')) and (
+            len(block[1]) > 64 or not re.match(_STATED, block[1])
+        )
+        return (block.start(1) + len(block[2]), block.end(1)) if deeper else (0, 0)
+    opens = not line.strip(' \t<>*-"')
+    whole = opens and (lead[-1] in ' :' or '- ' in line)
+    header = sign == ':' and _search('(?i)(?:authorization|cookie)2?$', name)
+    if sign.endswith('>') and sign != '=>':
+        value = re.compile('[^<]+(?=</)').match(text, first)
+    elif header:
+        value = re.compile('[^\n\x1e]+' if opens else '[^\n\x1e"\']+').match(text, first)
+    else:
+        value = re.compile(f'{_WORDS}|{_BARE}' if whole else _BARE).match(text, first)
+    word = value[0][:256] if value else name
+    good: Any = word != name
+    if not sign:
+        good = good and word[:1] != '-' and '=' not in word[:-2] and (option or re.match(_RANDOM, word))
+    elif lead[-2:] == ': ' or whole:
+        good = good and (
+            re.search(_RANDOM, word) or not (re.match(_STATED, word) or text[value.end() : value.end() + 1] == ' ')
+        )
+    return value.span() if good else (0, 0)
 
 
-def _end_of_lines(text: str, start: int, separator: str) -> int:
-    """Return where a value ends that fills its line, and in YAML the lines below that are indented like the first."""
-    last = text.find('\n', start)
-    last = len(text) if last < 0 else last
-    indent = separator.rpartition('\n')[2] if '\n' in separator else ''
-    if re.match(_BLOCK, text[start:last]):
-        indent = re.compile(r'\n?([ \t]*)').match(text, last)[1]  # type: ignore[index]
-    while indent and text.startswith(f'\n{indent}', last):
-        last = text.find('\n', last + 1)
-        last = len(text) if last < 0 else last
-    return last
+def _redact_arguments(arguments: list[str]) -> list[str]:
+    """Return the arguments of a command without its secrets."""
+    return _redact(''.join('\x1e' + argument.replace('\x1e', ' ') for argument in arguments)).split('\x1e')[1:]
 
 
-def _error_text(error: BaseException) -> str:
-    """Return an exception's type and message."""
-    try:
-        _keep_if_torn(error)
-        kind = type(error)
-        where = '' if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.'
-        name, message = f'{where}{kind.__qualname__}', str(error)[:_MAX_BYTES]
-        return f'{name}: {_clean(_redact(message))}' if message else name
-    except BaseException:  # it runs foreign code
-        return 'an exception without a text'
+# -- Collect: foreign objects become plain data ---
+
+_MAX_ITEMS = 100_000  # of one section, keys too; a generator may return an endless iterator
+_MAX_DEPTH = 50  # of one section
+_MAX_OPEN = 4  # levels down to which a plain object is opened: what is below is the program itself
+_MAX_TEXT = 1 << 24  # characters of one text in a section
+_MAX_BITS = 2048  # of an int: the digits of a longer one may be forbidden (sys.set_int_max_str_digits)
+_CONTAINERS = (list, tuple, set, frozenset, deque, range, MappingView)  # to iterate one of these consumes nothing
+_RECORDS = '__dataclass_fields__', '__attrs_attrs__', '__pydantic_fields_set__', '_get_kwargs'  # the last: argparse's
+_CODE = type, types.ModuleType, types.BuiltinFunctionType  # is no option
 
 
-def _snapshot(items: Iterable[Any], most: int) -> list[Any]:
-    """Return what is in a container, in one pass of C: if another thread changed it meanwhile, that would raise."""
-    return list(itertools.islice(items, max(0, most + 1)))
+def _contents(value: Any) -> dict[str, Any]:
+    """Return what an object itself holds in its __slots__ and its __dict__. No foreign code runs."""
+    found: dict[str, Any] = {}
+    for name, slot in [pair for base in type(value).__mro__[::-1] for pair in list(vars(base).items())]:
+        if type(slot) is types.MemberDescriptorType or (type(slot), name) == (types.GetSetDescriptorType, '__dict__'):
+            with contextlib.suppress(AttributeError):  # nothing is in it yet
+                found[name] = slot.__get__(value)
+    return {**found, **found.get('__dict__', {})}
+
+
+def _attributes(value: Any, depth: int = 0) -> Any:
+    """Return a mapping of what a mapping or record holds, or None. At depth 0, as a configuration, all are."""
+    kind: Any = type(value)  # isinstance() would ask the object
+    if issubclass(kind, Mapping):
+        return value
+    if issubclass(kind, tuple) and hasattr(kind, '_fields'):
+        return dict(zip(kind._fields, value))
+    if hasattr(kind, 'mock_add_spec'):  # whatever one asks of a mock, it makes
+        return None
+    known = issubclass(kind, types.SimpleNamespace) or any(hasattr(kind, mark) for mark in _RECORDS)
+    silent = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__ and not hasattr(kind, '__iter__')
+    stored = kind.__dictoffset__ or hasattr(kind, '__slots__')
+    lazy_or_function = hasattr(kind, '__next__') or hasattr(kind, '__get__')
+    if not stored or lazy_or_function or not (depth == 0 or known or (silent and depth <= _MAX_OPEN)):
+        return None
+    classes = () if known else (value if issubclass(kind, type) else kind).__mro__[::-1]
+    layers = classes if issubclass(kind, type) else [*classes, value]
+    found = {
+        name: one
+        for layer in layers
+        for name, one in _contents(layer).items()
+        if name[:1] != '_' or not issubclass(type(layer), type) or name in ('__module__', '__name__')
+    }
+    if '_wrapped' in found or 'default_settings' in found:  # Django's lazy settings, and what they fall back to
+        below = _attributes(found.get('_wrapped', found.get('default_settings')))
+        return {
+            name: one
+            for name, one in {**(below or {}), **found}.items()
+            if name.isupper() and name not in found.get('_deleted', ())
+        }
+    home = found.get('__module__', found.get('__name__'))  # of a class or module: what is from another is an import
+    for name, one in list(found.items()):
+        code = home and (issubclass(type(one), _CODE) or hasattr(type(one), '__get__'))
+        if home and issubclass(type(one), type) and (one.__module__, one.__name__) == (home, name):
+            found[name] = types.SimpleNamespace(**_contents(one))  # `class database:` in it is a group
+        elif code or str(name).startswith('__'):
+            del found[name]
+    return found if found or depth == 0 else None
 
 
 class _Converter:
-    """Makes plain data of a foreign object: None, bool, int, float, str, list and dict. It runs foreign code."""
+    """Makes plain data of foreign objects. What is not known is not taken apart: it may be the program's own input."""
 
     def __init__(self) -> None:
         self.left = _MAX_ITEMS
         self.above: list[int] = []  # the ids of the containers around
 
-    def convert(self, value: Any, secret: bool = False) -> object:
-        """Return the plain data for a value; `secret`: its name says that it must not appear."""
+    def convert(self, value: Any, iterate: bool = False) -> Any:
+        """Return the plain data for a value; `iterate`: also for an iterator. If it raises, its error is its value."""
         self.left -= 1
+        kind = type(value)
+        if value is None or kind is bool or (kind is float and math.isfinite(value)):  # JSON has no NaN
+            return value
+        if kind is int:
+            return value if value.bit_length() <= _MAX_BITS else f'(int of {value.bit_length():,} bits)'
+        if id(value) in self.above or len(self.above) > _MAX_DEPTH:
+            return '(itself)' if id(value) in self.above else '(too deep)'
+        self.above.append(id(value))
         try:
-            if value is None or isinstance(value, bool):
-                return value
-            if secret and (isinstance(value, (int, float)) or value):
-                return _HIDDEN
-            if type(value) is int:
-                return value if value.bit_length() <= _MAX_BITS else f'(int of {value.bit_length():,} bits)'
-            if type(value) is float:
-                return value if math.isfinite(value) else str(value)  # JSON has no NaN
-            if isinstance(value, (bytes, bytearray, memoryview)):
-                try:
-                    value = bytes(value).decode()
-                except UnicodeDecodeError:
-                    value = bytes(value)[:_MAX_BYTES].decode('utf-8', 'backslashreplace')
-            if type(value) is _Failure:
-                return f'({value.error})'
-            if isinstance(value, tuple) and hasattr(value, '_fields'):
-                value = dict(zip(value._fields, value))
-            if isinstance(value, (str, type)) or not isinstance(value, Iterable):
-                text = str(value)
-                self.left -= len(text) >> 8
-                return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
-            if id(value) in self.above or len(self.above) > _MAX_DEPTH:
-                return '(itself)' if id(value) in self.above else '(too deep)'
-            self.above.append(id(value))
-            try:
-                return self.mapping(value) if isinstance(value, Mapping) else self.sequence(value)
-            finally:
-                self.above.pop()
-        except BaseException as error:  # the error of a value stands in its place; the others appear
+            if kind is _Failure:
+                value = f'({value.error})'
+            elif hasattr(kind, 'mock_add_spec'):  # a mock records what is done to it, even str()
+                value = repr(value)
+            elif hasattr(kind, 'get_secret_value'):  # pydantic's
+                return _HIDDEN if value.get_secret_value() else ''
+            elif issubclass(kind, (bytes, bytearray, memoryview)):
+                value = bytes(value[:_MAX_TEXT]).decode('utf-8', 'backslashreplace')
+            elif not issubclass(kind, (str, int, float)):
+                attributes = _attributes(value, len(self.above) + 1)
+                if attributes is not None:
+                    return self.mapping(attributes)
+                if issubclass(kind, _CONTAINERS) or (iterate and issubclass(kind, Iterable)):
+                    with contextlib.suppress(TypeError):  # numpy's arrays without dimensions only say that they can
+                        return self.sequence(iter(value))
+            text = str.__str__(str(value))  # no subclass of str
+            self.left -= len(text) >> 8
+            return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
+        except BaseException as error:
             return f'({_error_text(error)})'
+        finally:
+            self.above.pop()
 
-    def mapping(self, value: Any, declared: Iterable[str] = (), secret: bool = False) -> dict[str, object]:
-        """Return the values of a mapping without those that have a secret name, or are declared secret, or all."""
-        result: dict[str, object] = {}
-        named = False  # by another value: {'name': 'PASSWORD', 'value': ...}
-        for key in _snapshot(value, self.left):
-            name = key if isinstance(key, str) else str(self.convert(key))
+    def mapping(self, value: Any, hide: bool = True) -> dict[str, Any]:
+        """Return the plain data in a mapping. It is asked for no other names than it has: it may create them."""
+        kind, most = type(value), max(0, self.left) + 1
+        if issubclass(kind, dict) and kind.__getitem__ is dict.__getitem__:  # at once, since others may change it
+            items = list(itertools.islice(kind.items(value), most))
+        else:
+            items = [(key, _attempt(operator.getitem, value, key)) for key in list(itertools.islice(value, most))]
+        result: dict[str, Any] = {}
+        for key, item in items:
+            name, shown = _line(str(self.convert(key))), self.convert(item)
             if self.left < 0:
                 return {**result, '...': 'cut'}
-            hidden = secret or name in declared or _is_secret(name) or (named and name.lower() == 'value')
-            shown = result[_clean(_redact(name))] = self.convert(_attempt(operator.getitem, value, key), hidden)
-            named = named or (name.lower() in ('name', 'key') and _is_secret(str(shown)))
+            hidden = hide and _hidden_by_name(name, shown)
+            while name in result:  # 1 and '1', b'two' and 'two'
+                name += f' ({len(result)})'
+            result[name] = _HIDDEN if hidden else shown
+        if _hidden_by_name(str(result.get('name', result.get('key'))), result.get('value')):
+            result['value'] = _HIDDEN  # {'name': 'DB_PASSWORD', 'value': ...}
         return result
 
-    def sequence(self, value: Iterable[Any]) -> list[object]:
-        """Return the items of an iterable without the argument after --password and the second of ('password', ...)."""
-        result: list[object] = []
-        secret = False
-        pair = isinstance(value, (tuple, list)) and len(value) == 2
-        try:
-            for item in _snapshot(value, self.left) if isinstance(value, (Set, ValuesView, deque)) else value:
-                if self.left < 0:
-                    return [*result, '... (cut)']
-                option = re.match(_OPTION, item) if isinstance(item, str) else None
-                if option and _is_secret(option[0]):  # the value may hold spaces
-                    result.append(option[0] + str(self.convert(item[option.end() :], True)))
-                else:
-                    result.append(self.convert(item, secret))
-                name = str(result[-1]) if isinstance(item, (str, bytes, bytearray)) else ''
-                named = '=' not in name and (name.startswith('-') or (pair and len(result) == 1))
-                secret = named and _is_secret(name)
-        except BaseException as error:  # what came before appears
-            result.append(f'({_error_text(error)})')
+    def sequence(self, iterator: Iterator[Any]) -> list[Any]:
+        """Return the plain data for items, without the argument after --password and the second of ('token', ...)."""
+        items: list[Any] = []
+        failure = _attempt(items.extend, itertools.islice(iterator, max(0, self.left) + 1))  # keeps what comes before
+        items += [failure] if type(failure) is _Failure else []
+        if {str} == set(map(type, items)) and any(item.startswith('-') for item in items):
+            items = _redact_arguments(items)
+        result: list[Any] = []
+        for item in items:
+            result.append(self.convert(item))
+            if self.left < 0:
+                return [*result[:-1], '... (cut)']
+        if len(result) == 2 and type(result[0]) is str and _hidden_by_name(result[0], result[1]):
+            result[1] = _HIDDEN
         return result
+
+
+def _check_conf(conf: object) -> None:
+    """Raise a TypeError if that can be no configuration."""
+    if conf is not None and _attributes(conf) is None and not hasattr(type(conf), 'mock_add_spec'):
+        raise TypeError(f'conf must be a mapping or an object with attributes, not {type(conf).__name__}')
+
+
+def _oslo_option(conf: Any, name: str) -> Any:
+    """Return an option of the group oslo_reports, or None."""
+    for key in ('oslo_reports', name):
+        options = _attributes(conf)
+        if options is None or key not in [one for one in options if type(one) is str]:  # `in` may create
+            return None
+        conf = options[key]
+    return conf
+
+
+def _collect_configuration(conf: Any) -> object:
+    """How is the program configured?"""
+    conf = _loaded('oslo_config.cfg', 'CONF') if conf is None else conf
+    if conf is None:
+        return 'No configuration was given to setup_autorun().'
+    attributes, own, groups = _attributes(conf), _contents(conf), dict[str, dict[str, object]]()
+    if attributes is None:  # a mock
+        return _Converter().convert(conf)
+    for name, shown in _Converter().mapping(attributes, hide=False).items():
+        default = name == own.get('default_section')  # of a ConfigParser
+        options = shown if isinstance(shown, dict) and (shown or default) else {name: shown}
+        group = groups.setdefault(name if options is shown and not default else 'default', {})
+        # oslo.config marks its secrets; elsewhere all that a group with a secret name holds is secret.
+        marks = _contents(own['_groups'].get(name, conf))['_opts'] if {'_groups', '_opts'} <= own.keys() else None
+        for option, one in options.items():
+            marked = _contents(marks[option]['opt']).get('secret') if marks and option in marks else False
+            hidden = (marked and one) or _hidden_by_name(option, one) or (marks is None and _hidden_by_name(name, one))
+            while option in group:
+                option += f' ({len(group)})'
+            group[option] = _HIDDEN if hidden else one
+    names = sorted(filter(groups.get, groups), key=lambda name: (name != 'default', name))
+    return _Configuration((name, dict(sorted(groups[name].items()))) for name in names) or 'The configuration is empty.'
+
+
+def _collect_registered(generator: Callable[[], object]) -> object:
+    """What does the program tell of itself?"""
+    value: Any = generator()
+    if hasattr(type(value), 'set_current_view_type'):  # a model of oslo.reports
+        value.set_current_view_type('text')
+        value = str(value)
+    return _Converter().convert(value, iterate=True)
 
 
 # -- Collect: the sections ---
 
 
 def _resolve_version(version: object) -> object:
-    """Return the facts of the distribution that a str names, or else the version as it is.
-
-    It is done beforehand, since it imports modules and opens files.
-    """
+    """Return the facts of the distribution that a str names, or else the version: beforehand, since it imports."""
     if isinstance(version, str) and not re.match(r'v?\d+(\.|$)', version):
         from importlib import metadata  # costs more than all the rest of this file
 
@@ -1070,201 +1574,61 @@ def _collect_package(version: Any) -> object:
                 return value() if callable(value) else value
         return None
 
-    facts = {
-        'product': ask('product_string', 'product', 'package'),
-        'vendor': ask('vendor_string', 'vendor'),
-        'version': ask('version_string_with_package', 'version_string', '__version__'),
-    }
-    if isinstance(version, str):
-        facts['version'] = version
-    if facts['product'] is None and isinstance(version, types.ModuleType):
-        facts['product'] = version.__name__.partition('.')[0]
-    return _Converter().convert(facts)
+    product = ask('product_string', 'product', 'package')
+    if product is None and isinstance(version, types.ModuleType):
+        product = version.__name__.partition('.')[0]
+    number = (
+        version if isinstance(version, str) else ask('version_string_with_package', 'version_string', '__version__')
+    )
+    return _Converter().convert({'product': product, 'vendor': ask('vendor_string', 'vendor'), 'version': number})
 
 
-def _collect_threads(stacks: dict[int, _Stack], shown: int | None, source: _Source, timeout: float) -> list[_Entry]:
-    """What is every thread doing?"""
-    registry = dict(threading._active)  # type: ignore[attr-defined]  # without its lock, which the program may hold
-    main = threading.main_thread()
-    current: dict[int, Any] = getattr(sys, '_current_exceptions', dict)()  # CPython 3.10; a tuple before 3.12
-    errors = {ident: error[1] if isinstance(error, tuple) else error for ident, error in current.items()}
-    errors = {ident: error for ident, error in errors.items() if error is not None}
-    # The text of an exception is foreign code.
-    texts = _bounded(lambda: list(map(_error_text, errors.values())), timeout=timeout, key='errors') if errors else []
-    handled = dict(zip(errors, texts)) if type(texts) is list else {}
-    grouper = _Grouper()
-    for ident, stack in stacks.items():
-        grouper.add(ident, stack)
-
-    def describe(ident: int) -> dict[str, object]:
-        facts: dict[str, object] = {'id': ident}
-        thread = registry.get(ident, main if ident == shown else None)
-        if thread is not None:
-            known = object.__getattribute__(thread, '__dict__')  # a subclass may have made properties of these
-            native = known.get('_native_id')
-            if thread is main and not os.path.exists(f'/proc/self/task/{native}'):
-                native = os.getpid()  # what it knows is of before a fork
-            facts.update(name=_clean(_redact(str(known.get('_name')))), daemon=known.get('_daemonic'), native_id=native)
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = _stat_fields(f'/proc/self/task/{native}/stat')
-                # The one that waits for this report: what it did before, the kernel no longer knows.
-                facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
-                facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
-        if ident in handled:
-            facts['handling'] = handled[ident]
-        return facts
-
-    return grouper.entries('Thread', describe, source)
-
-
-def _capture_greenlets(
-    heap: list[list[Any]], current: object, frame: Frame, thread: int | None
-) -> tuple[_Grouper, dict[str, int]]:
-    """Return the greenlets by their stacks, and how many are finished or not started."""
-    found = heap[0]
-    grouper, others = _Grouper(), {'finished': 0, 'not started': 0}
-    kind: Any = sys.modules['greenlet'].greenlet if found else None  # a subclass may have its own of these
-    for green, stack in zip(found, _capture(map(kind.gr_frame.__get__, found))) if found else ():
-        if green is current:
-            grouper.add((green, f'running in Thread #{thread}'), next(_capture([frame])), current)
-        elif stack:
-            grouper.add((green, None), stack)
-        elif kind.__bool__(green) and not kind.dead.__get__(green):
-            where = _thread_below(kind, green)
-            grouper.add((green, f'running in Thread #{where}' if where else 'running'), (), id(green))
-        else:
-            others['finished' if kind.dead.__get__(green) else 'not started'] += 1
-    return grouper, others
-
-
-def _thread_below(kind: Any, green: Any) -> int | None:
-    """Return the thread that a greenlet runs in, if that can be told.
-
-    A greenlet does not know, but its outermost parent, once suspended, ends in the frame that began the thread.
-    """
-    while parent := kind.parent.__get__(green):
-        green = parent
-    frame = kind.gr_frame.__get__(green)
-    while frame and frame.f_back:
-        frame = frame.f_back
-    if frame and frame.f_code is threading.Thread._bootstrap.__code__:  # type: ignore[attr-defined]
-        return object.__getattribute__(frame.f_locals['self'], '__dict__').get('_ident')  # type: ignore[no-any-return]
-    return threading.main_thread().ident if frame and frame.f_code.co_name == '<module>' else None
-
-
-def _collect_greenlets(captured: tuple[_Grouper, dict[str, int]], source: _Source) -> list[_Entry]:
-    """What is every green thread doing?"""
-
-    def describe(member: tuple[Any, str | None]) -> dict[str, object]:
-        kind = type(member[0])
-        return {'name': f'{kind.__module__}.{kind.__qualname__} at {id(member[0]):#x}', 'state': member[1]}
-
-    others = [_Entry(f'{state} Green Thread', count, [], []) for state, count in captured[1].items() if count]
-    return captured[0].entries('Green Thread', describe, source) + others
-
-
-_AWAITS = {  # the frame of an awaitable, and what it awaits itself
-    types.CoroutineType: operator.attrgetter('cr_frame', 'cr_await'),
-    types.GeneratorType: operator.attrgetter('gi_frame', 'gi_yieldfrom'),
-    types.AsyncGeneratorType: operator.attrgetter('ag_frame', 'ag_await'),
-}
-
-
-def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
-    """Yield the frames from a coroutine down to its innermost await."""
-    seen = set()  # iter(function, coroutine) as an awaitable leads back to the coroutine
-    while awaitable is not None and id(awaitable) not in seen:
-        seen.add(id(awaitable))
-        if type(awaitable) in _AWAITS:
-            frame, awaitable = _AWAITS[type(awaitable)](awaitable)
-            if frame is not None:
-                yield frame
-        else:  # a step of an async generator, or of __await__(): only the collector knows what is in it
-            inside = gc.get_referents(awaitable) if type(awaitable).__module__ == 'builtins' else []
-            kinds = (*_AWAITS, *(type(one) for one in inside if type(one).__name__.startswith('async_generator_')))
-            awaitable = next((one for one in inside if type(one) in kinds), None)
-
-
-def _capture_tasks(heap: list[list[Any]], threads: dict[int, tuple[tuple[Any, ...], _Stack]]) -> _Grouper:
-    """Return the unfinished asyncio tasks by their chains of awaits."""
-    grouper = _Grouper()
-    for task in heap[1]:
-        coroutine, state = _attempt(operator.attrgetter('_coro', '_state'), task)  # a subclass may have its own
-        if isinstance(state, str) and state != 'PENDING':  # of a failure it is the stack
-            continue
-        for _ in range(3):  # the loop of another thread may go on between two frames: then once more
-            chain = list(_await_chain(coroutine))
-            stack = tuple(map(_CODE_AND_LINE, reversed(chain)))
-            if list(_await_chain(coroutine)) == chain:
-                break
-        if type(coroutine) in _AWAITS and getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
-            state = 'running'
-            for ident, (frames, steps) in threads.items():
-                if chain and chain[0] in frames:
-                    stack = steps[: frames.index(chain[0]) + 1]
-                    state = f'running in Thread #{ident}'
-        else:
-            fresh = not getattr(coroutine, 'cr_suspended', not chain or chain[0].f_lasti != -1)  # CPython 3.11
-            state = 'not started' if fresh and len(chain) == 1 else 'waiting'
-        grouper.add((task, state), stack, state)
-    return grouper
-
-
-def _collect_tasks(grouper: _Grouper, source: _Source, kinds: list[type]) -> list[_Entry]:
-    """What is every asyncio task doing, and what does it wait for?"""
-
-    def describe(member: tuple[Any, str]) -> dict[str, object]:
-        task, state = member
-        waiter = _attempt(getattr, task, '_fut_waiter', None)  # a subclass may have its own of these
-        children = _attempt(getattr, waiter, '_children', ())
-        awaited = [one for one in (waiter, *(children if type(children) is list else ())) if type(one) in kinds]
-        names = [_attempt(operator.methodcaller('get_name'), one) for one in (task, *awaited[:3])]
-        names = [_clean(_redact(str(name.error if type(name) is _Failure else name))) for name in names]
-        more = f' and {len(awaited) - 3:,} more' if len(awaited) > 3 else ''
-        return {'name': names[0], 'state': state, 'waits_for': ', '.join(names[1:]) + more or None}
-
-    return grouper.entries('Task', describe, source)
-
-
-def _collect_processes(timeout: float) -> dict[str, object]:
+def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     """What process is this, since when, and what does it consume?"""
-    tree = _process(os.getpid(), os.getppid(), 'running', {}, timeout)
-    facts: dict[str, object] = {'process': tree, 'time': _iso_time(time.time())}
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        start = int(_stat_fields('/proc/self/stat')[19]) / os.sysconf('SC_CLK_TCK')
-        uptime = float(_read('/proc/uptime').split()[0]) - start
-        facts.update({'start time': _iso_time(time.time() - uptime), 'uptime': f'{uptime:.0f} s'})
-    arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
-    facts['command line'] = _command_line(arguments)
-    with contextlib.suppress(OSError):
-        facts['working directory'] = _clean(_redact(os.getcwd()))
-    facts['python'] = f'{sys.implementation.name} {sys.version.split()[0]} at {sys.executable}'
-    if hasattr(os, 'uname'):
-        facts['platform'] = ' '.join(os.uname())
-    facts['cpu seconds'] = round(time.process_time(), 2)
-    now = 0.0
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        now = int(_read('/proc/self/statm').split()[1]) * resource.getpagesize() / 2**20
-        facts['resident memory'] = f'{now:.1f} MiB'
-    if resource is not None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
-        facts['peak resident memory'] = f'{max(now, peak):.1f} MiB'  # the kernel counts the two on their own
+
+    def uptime() -> float:  # a start counts from the boot of the host; in a container /proc/uptime may be another's
+        return clock_gettime(CLOCK_BOOTTIME) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
+
+    def open_files() -> str:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         try:
-            facts['open files'] = f'{len(os.listdir("/proc/self/fd")) - 1} of {limit}'
+            return f'{len(_os.listdir("/proc/self/fd")) - 1} of {limit}'
         except OSError as error:
-            facts['open files'] = f'{limit} of {limit}' if error.errno == errno.EMFILE else f'at most {limit}'
-    state = 'enabled' if _before and _before[0][0] else 'disabled'
-    facts['garbage collector'] = f'{state}, counts {", ".join(map(str, gc.get_count()))}'
+            return f'{limit} of {limit}' if error.errno == errno.EMFILE else f'at most {limit}'
+
+    def collector() -> str:
+        collecting = gc.isenabled() or any(one.before and one.before[0] for one in list(_holds))
+        return f'{"enabled" if collecting else "disabled"}, counts {", ".join(map(str, gc.get_count()))}'
+
+    arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
+    questions: dict[str, Callable[[], object]] = {
+        'process': lambda: _process(ask, '/proc/self', _os.getpid(), _os.getppid(), {}),
+        'time': lambda: _iso_time(time()),
+        'start time': lambda: _iso_time(time() - uptime()),
+        'uptime': lambda: f'{uptime():.0f} s',
+        'command line': lambda: _command_line(arguments),
+        'working directory': lambda: _line(_redact(_os.getcwd())),
+        'python': lambda: f'{sys.implementation.name} {sys.version.split()[0]} at {sys.executable}',
+        'platform': lambda: ' '.join(_os.uname()),
+        'cpu seconds': lambda: round(process_time(), 2),
+        'resident memory': lambda: f'{int(_read("/proc/self/statm").split()[1]) * resource.getpagesize() >> 20} MiB',
+        'peak resident memory': lambda: f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB',
+        'open files': open_files,
+        'garbage collector': collector,
+    }
+    facts = {}
+    for name, question in questions.items():
+        with contextlib.suppress(OSError, ValueError, IndexError, AttributeError, NameError):
+            facts[name] = question()
     return facts
 
 
 def _command_line(arguments: Iterable[object]) -> str:
-    return ' '.join(map(str, _Converter().sequence(arguments)))
+    return _line(' '.join(_redact_arguments(list(map(str, arguments)))))
 
 
 def _iso_time(moment: float) -> str:
-    return time.strftime('%Y-%m-%dT%H:%M:%S+00:00', time.gmtime(moment))
+    return strftime('%Y-%m-%dT%H:%M:%S+00:00', gmtime(moment))
 
 
 def _stat_fields(path: str) -> list[str]:
@@ -1272,89 +1636,45 @@ def _stat_fields(path: str) -> list[str]:
     return _read(path).rpartition(b')')[2].decode('ascii').split()
 
 
-def _child_pids(pid: int) -> list[int]:
-    """Return the children of a process: its threads' own, which is cheaper than to look at all processes."""
-    pids: list[int] = []
-    with contextlib.suppress(OSError, AttributeError):  # Windows has neither
-        if pid == os.getpid():  # raises ChildProcessError if there are none
-            _os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        for thread in os.listdir(f'/proc/{pid}/task'):
-            with contextlib.suppress(OSError):
-                pids.extend(map(int, _read(f'/proc/{pid}/task/{thread}/children').split()))
-    return sorted(pids)
+def _sees_itself() -> bool:
+    """Return whether /proc is of our own pid namespace: else the numbers in it are those of other processes."""
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no such function
+        return _os.readlink('/proc/self') == str(_os.getpid())
+    return False
 
 
-def _process(pid: int, parent: int, state: str, names: dict[int, str], timeout: float) -> _Process:
+def _process(ask: Callable[..., Any], proc: str, pid: int, parent: int, users: dict[int, str]) -> _Process:
     """Return a process with its children, and theirs."""
-    try:
-        uid = os.getuid() if pid == os.getpid() else _os.stat(f'/proc/{pid}').st_uid
-    except (OSError, AttributeError):
-        uid = -1
-    if uid not in names:  # the data base of users may be on a server that does not answer
-        name = _bounded(lambda: pwd.getpwuid(uid).pw_name, timeout=timeout, key=('user', uid), native=True)
-        names[uid] = name if isinstance(name, str) else str(uid)
-    children = []
-    for child in _child_pids(pid):
+    uid, state, command, answer = -1, 'running', '', ''
+    pids: list[int] = []
+    children: list[_Process] = []
+    with contextlib.suppress(OSError, AttributeError):  # Windows has neither
+        if proc == '/proc/self':  # its folder may be root's; waitid() raises ChildProcessError if there are none
+            uid = _os.getuid()
+            _os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        else:
+            letter, uid = _stat_fields(f'{proc}/stat')[0], _os.stat(proc).st_uid
+            state = _STATES.get(letter, letter)
+            command = _command_line(_read(f'{proc}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0'))
+            masks = dict(re.findall(rb'(Sig[CI]g[tn]):\s*(\w+)', _read(f'{proc}/status')))
+            caught, ignored = (int(masks[name], 16) >> (signal.SIGUSR2 - 1) & 1 for name in (b'SigCgt', b'SigIgn'))
+            answer = 'answers' if caught else 'ignores it' if ignored else 'dies of it'
+        for thread in _os.listdir(f'{proc}/task'):  # cheaper than to look at all processes
+            with contextlib.suppress(OSError):
+                pids.extend(map(int, _read(f'{proc}/task/{thread}/children').split()))
+    if uid not in users:  # the data base of users may be on a server that does not answer
+        name = ask(lambda: pwd.getpwuid(uid).pw_name, key=('user', uid))
+        users[uid] = name if type(name) is str else str(uid)
+    for child in sorted(pids):
         with contextlib.suppress(OSError, IndexError):
-            letter = _stat_fields(f'/proc/{child}/stat')[0]
-            children.append(_process(child, pid, _STATES.get(letter, letter), names, timeout))
-    return _Process(pid, parent, names[uid], uid, state, children)
+            own = re.search(rb'NSpid:.*\t(\d+)', _read(f'/proc/{child}/status'))  # this /proc may count otherwise
+            number = child if _sees_itself() or not own else int(own[1])
+            children.append(_process(ask, f'/proc/{child}', number, pid, users))
+    return _Process(pid, parent, users[uid], uid, state, command[:_MAX_LINE], answer, children)
 
 
-def _collect_configuration(conf: Any) -> object:
-    """How is the program configured?"""
-    if conf is None:
-        conf = getattr(sys.modules.get('oslo_config.cfg'), 'CONF', None)
-    if conf is None:
-        return 'No configuration was given to setup_autorun().'
-    options, converter = _options(conf), _Converter()
-    groups: dict[str, dict[str, object]] = {}
-    ungrouped: dict[Any, object] = {}
-    for key in _snapshot(options, _MAX_ITEMS):
-        value = _attempt(operator.getitem, options, key)
-        if not isinstance(value, Mapping) and type(value).__name__ not in ('Namespace', 'SimpleNamespace'):
-            ungrouped[key] = value
-            continue
-        # oslo.config declares its secrets; elsewhere all that a group with a secret name holds is secret.
-        declared = _declared_secrets(getattr(conf, '_groups', {}).get(key))
-        secret = declared is None and _is_secret(str(key))
-        name = 'default' if key == getattr(conf, 'default_section', None) else str(converter.convert(key))
-        groups[name] = converter.mapping(_options(value), declared or (), secret)
-    default = converter.mapping(ungrouped, _declared_secrets(conf) or ())
-    groups['default'] = {**groups.get('default', {}), **default}
-    names = sorted(filter(groups.get, groups), key=lambda name: (name != 'default', name))
-    return _Configuration((name, dict(sorted(groups[name].items()))) for name in names) or 'The configuration is empty.'
-
-
-def _options(conf: Any) -> Mapping[Any, Any]:
-    """Return the options of a mapping or of an object with attributes."""
-    if isinstance(conf, Mapping):
-        return conf
-    return {name: value for name, value in vars(conf).items() if not name.startswith('__')}
-
-
-def _declared_secrets(holder: Any) -> set[str] | None:
-    """Return the names of the options that oslo.config marks secret, or None where it is not oslo.config."""
-    declared = getattr(holder, '_opts', None)
-    if not isinstance(declared, dict):
-        return None
-    return {name for name, option in declared.items() if getattr(option.get('opt'), 'secret', False)}
-
-
-def _oslo_option(conf: Any, name: str) -> Any:
-    """Return an option of the group oslo_reports, or None."""
-    for key in ('oslo_reports', name):
-        conf = conf.get(key) if isinstance(conf, Mapping) else getattr(conf, key, None)
-    return conf
-
-
-def _collect_registered(generator: Callable[[], object]) -> object:
-    """What does the program tell of itself?"""
-    value: Any = generator()
-    if hasattr(value, 'set_current_view_type'):  # a model of oslo.reports
-        value.set_current_view_type('text')
-        value = str(value)
-    return _Converter().convert(value)
+def _host() -> str:
+    return str(_os.uname().nodename) if hasattr(_os, 'uname') else os.environ.get('COMPUTERNAME', '')
 
 
 # -- Render: plain data in, text out ---
@@ -1367,7 +1687,6 @@ class TextGuruMeditation(GuruMeditation):
         lines = [_title('Guru Meditation'), '|' * _WIDTH, '', '']
         for title, data in sections:
             lines += [_title(title), *(_lines(data) if data not in ([], {}) else ['(none)'])]
-        _frame_text.cache_clear()
         return '\n'.join(lines)
 
 
@@ -1383,10 +1702,13 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
         if data.stack:
             yield from ('Traceback (most recent call last):', *_stack_lines(data.stack))
     elif isinstance(data, _Entry):
-        yield '\n'.join(_entry_lines(data))
+        yield from _entry_lines(data)
+    elif isinstance(data, _Glance):
+        yield from _glance_lines(data)
     elif isinstance(data, _Process):
-        head = f'Process {data.pid} (under {data.parent})'
-        yield f'{indent}{head} [ run by: {data.user} ({data.uid}), state: {data.state} ]'
+        who = f'{indent}Process {data.pid} (under {data.parent}) [ run by: {data.user} ({data.uid})'
+        command = f' {data.command} (SIGUSR2: {data.signal})' if data.signal else ''
+        yield f'{who}, state: {data.state} ]{command}'
         for child in data.children:
             yield from _lines(child, indent + '    ')
     elif isinstance(data, _Configuration):
@@ -1402,55 +1724,58 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
                 yield f'{indent}{key} = {value}'
     elif isinstance(data, list):
         for item in data:
-            if type(item) in (dict, list):
-                yield from (f'{indent}[{type(item).__name__}]', *_lines(item, indent + '  '))
-            else:
-                yield from _lines(item, indent)
+            nested = type(item) in (dict, list)
+            yield from [f'{indent}[{type(item).__name__}]'] if nested else ()
+            yield from _lines(item, indent + '  ' * nested)
     else:
         yield from (indent + line for line in str(data).split('\n'))
 
 
+def _glance_lines(glance: _Glance) -> Iterator[str]:
+    """Yield the lines of At a Glance, no more than its size."""
+    seconds = int(str(glance.process['uptime'] or 0).partition(' ')[0])
+    units = (('d', seconds // 86400), ('h', seconds // 3600 % 24), ('min', seconds // 60 % 60), ('s', seconds % 60))
+    up = ' '.join([f'{count} {unit}' for unit, count in units if count][:2]) or '0 s'
+    yield '{program}, process {pid} on {host}, up {}, {time}, asked by {asked by}'.format(up, **glance.process)
+    findings = glance.findings[: _MAX_GLANCE // 2]
+    yield from (*findings, '')
+    left = _MAX_GLANCE - 2 - len(findings)
+    rows = glance.entries if len(glance.entries) <= left else glance.entries[: left - 1]
+    for row in rows:
+        kind = f'{row["count"]:>3,} {row["kind"].lower()}{"s" * (row["count"] > 1)}{", " * bool(row["state"])}'
+        frame, waits = row['frame'], f'  waits for {row["waits_for"]}' if row['waits_for'] else ''
+        where = f'{frame.file}:{frame.line} in {frame.name}  `{frame.code}`' if frame else 'No Traceback!'
+        yield f'{kind + (row["state"] or ""):<22}  {where}{waits}  {row["members"]}'
+    if len(rows) < len(glance.entries):
+        yield f'... and {len(glance.entries) - len(rows):,} more stacks'
+
+
 def _entry_lines(entry: _Entry) -> Iterator[str]:
     """Yield the lines of the threads, green threads or tasks that have the same stack."""
-    many = entry.count > 1 or not entry.members
-    ident = '' if many or 'id' not in entry.members[0] else f' #{entry.members[0]["id"]}'
-    heading = f'{entry.count:,} {entry.kind}{"s" * (entry.count > 1)}' if many else entry.kind + ident
-    yield f'------{heading: ^{_WIDTH - 12}}------'
-    facts = [line for member in entry.members for line in _fact_lines(member, many)]
-    if entry.count > len(entry.members) > 0:
-        facts.append(f'... and {entry.count - len(entry.members):,} more')
-    yield from ('', *facts) if facts else ()
-    yield from _stack_lines(entry.stack) if entry.members else ['']
-
-
-def _fact_lines(member: dict[str, object], many: bool) -> Iterator[str]:
-    """Yield what is known of one thread, green thread or task."""
-    ident = f'#{member["id"]} ' if many and 'id' in member else ''
     forms = {
         'daemon': 'daemon',
         'native_id': 'native id {}',
         'cpu_seconds': '{:.2f} s cpu',
         'waits_for': 'waits for {}',
     }
-    known = [key for key, value in member.items() if value is not None and value is not False]
-    facts = [forms.get(key, '{}').format(member[key]) for key in known if key not in ('id', 'handling')]
-    if ident or facts:
-        yield f'{ident}{", ".join(facts)}'.rstrip()
-    if 'handling' in member:
-        yield from f'handling {member["handling"]}'.split('\n')
+    many = entry.count > 1 or not entry.members
+    ident = '' if many or 'id' not in entry.members[0] else f' #{entry.members[0]["id"]}'
+    heading = f'{entry.count:,} {entry.kind}{"s" * (entry.count > 1)}' if many else entry.kind + ident
+    yield f'------{heading: ^{_WIDTH - 12}}------\n'
+    for member in entry.members:
+        known = [key for key, value in member.items() if key not in ('id', 'handling') and value is not False]
+        facts = ', '.join(forms.get(key, '{}').format(member[key]) for key in known)
+        yield f'#{member["id"]} {facts}' if many and 'id' in member else facts
+        yield from [f'handling {member["handling"]}'] if 'handling' in member else ()
+    if entry.count > len(entry.members) > 0:
+        yield f'... and {entry.count - len(entry.members):,} more'
+    yield from _stack_lines(entry.stack) if entry.members else ()
 
 
-def _stack_lines(stack: list[_Frame]) -> Iterator[str]:
+def _stack_lines(stack: Sequence[Any]) -> Iterator[str]:
     """Yield the lines of a stack, oldest frame first."""
-    yield from map(_frame_text, stack) if stack else ('', 'No Traceback!')
+    yield from [one.text for one in stack] or ('', 'No Traceback!')
     yield ''
-
-
-@functools.lru_cache(maxsize=4096)  # thousands of stacks share most of their frames
-def _frame_text(frame: _Frame) -> str:
-    times = f'\n    ({frame.repeated:,} times in a row)' if frame.repeated > 1 else ''
-    code = f'`{frame.code}`' if frame.code else '(source not found)'
-    return f'\n{frame.file}:{frame.line} in {frame.name}\n    {code}{times}'
 
 
 class JSONGuruMeditation(GuruMeditation):
@@ -1458,8 +1783,8 @@ class JSONGuruMeditation(GuruMeditation):
 
     Its first key, "Guru Meditation", holds "format" (the version of this schema), "time" (ISO 8601), "host", "pid" and
     "program"; the others are the titles of the sections. Threads, green threads and tasks are lists of {"kind",
-    "count", "members", "stack"}, stacks are lists of {"file", "line", "name", "code", "repeated"}, oldest first, and
-    a section that failed is {"error", "stack"}.
+    "count", "state", "waits_for", "members", "stack"}, stacks are lists of {"file", "line", "name", "code"}, oldest
+    first, with {"frames", "times"} after what is repeated in a row, and a section that failed is {"error", "stack"}.
     """
 
     _ending = '.json'
@@ -1471,10 +1796,8 @@ class JSONGuruMeditation(GuruMeditation):
         self._dumps = json.dumps
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
-        host = os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
-        pid, program = self._about or (os.getpid(), _program())
-        header = {'format': 1, 'time': _iso_time(time.time()), 'host': host, 'pid': pid, 'program': program}
-        document: dict[str, object] = {'Guru Meditation': header}
+        header = {'format': 2, 'time': _iso_time(time()), 'host': _host(), 'pid': _os.getpid()}
+        document: dict[str, object] = {'Guru Meditation': {**header, 'program': self._program}}
         for title, data in sections:
             while title in document:  # a program may call its section as we call ours
                 title += ' (again)'
@@ -1483,9 +1806,10 @@ class JSONGuruMeditation(GuruMeditation):
 
 
 def _jsonable(data: Any) -> object:
-    """Return data with the named tuples as mappings."""
-    if hasattr(data, '_fields'):
-        data = {name: value for name, value in zip(data._fields, data) if name != 'repeated' or value > 1}
+    """Return data with the records as mappings."""
+    if isinstance(data, _Frame):
+        return {'file': data.file, 'line': data.line, 'name': data.name, 'code': data.code or None}
+    data = data._asdict() if hasattr(data, '_asdict') else data
     if isinstance(data, dict):
         return {name: _jsonable(value) for name, value in data.items()}
     return list(map(_jsonable, data)) if isinstance(data, list) else data
@@ -1496,62 +1820,62 @@ def _jsonable(data: Any) -> object:
 _stderr_at_setup: list[os.stat_result] = []  # what descriptor 2 was
 
 
-def _stderr_descriptor() -> int | None:
-    """Return the descriptor of stderr, or None if there is none to use.
-
-    sys.stderr may be None, closed, or any object. Then it is descriptor 2, if that is still the same file as at set-up
-    and not a data base that has been opened since.
-    """
-    descriptor = None
-    with contextlib.suppress(OSError):
-        if _stderr_at_setup and os.path.samestat(os.fstat(2), _stderr_at_setup[0]):
-            descriptor = 2
-    with contextlib.suppress(OSError, ValueError):
-        if type(sys.stderr) is io.TextIOWrapper:
-            descriptor = sys.stderr.fileno()
-    with contextlib.suppress(OSError):
-        if descriptor is not None and os.path.samestat(os.fstat(descriptor), os.stat(os.devnull)):
-            return None  # a daemon's: nobody would see it
-    return descriptor
-
-
-def _deliver(text: str, log_dir: object, name: str, timeout: float) -> None:
+def _deliver(hold: _Hold, text: str, log_dir: object, name: str, timeout: float) -> None:
     """Write a report where it belongs, or else where it can be written."""
-    data, reason = f'{text}\n'.encode(), ''
+
+    def create(folder: str) -> Any:
+        return hold.ask(_create_file, folder, name, f'{text}\n'.encode(), timeout=timeout, key=('file', folder))
+
+    reason = ''
     if isinstance(log_dir, (str, os.PathLike)) and log_dir:
-        folder = os.path.abspath(log_dir)
-        path = _bounded(_create_file, folder, name, data, timeout=timeout, key=('file', folder), native=True)
-        if isinstance(path, str):
-            _write_stderr(f'Guru Meditation Report: {path}\n', timeout)
+        path = create(abspath(log_dir))
+        if type(path) is str:
+            _write_stderr(hold, f'Guru Meditation Report: {path}\n', timeout)
             return
         reason = f'Guru Meditation Report: no file in {log_dir}: {path.error}\n'
-    if _write_stderr(f'{reason}{text}\n', timeout):
-        return
-    for folder in filter(None, (os.environ.get('TMPDIR'), '/tmp', '/var/tmp', '.')):
-        if isinstance(_attempt(_create_file, folder, name, data), str):
-            return
+    if not _write_stderr(hold, f'{reason}{text}\n', timeout):
+        folders = filter(None, (os.environ.get('TMPDIR'), '/tmp', '/var/tmp', '.'))
+        next((path for path in map(create, folders) if type(path) is str), None)
 
 
-def _write_stderr(text: str, timeout: float) -> bool:
-    """Write to stderr and return whether all of it went out in time. The rest goes out when a reader comes."""
-    descriptor = _stderr_descriptor()
-    if descriptor is None:
-        return False
-    data = text.encode('ascii', 'backslashreplace')
-    with contextlib.suppress(Exception):  # sys.stderr may be anything
-        data = text.encode(sys.stderr.encoding, 'backslashreplace')
-    in_place = functools.partial(_write, descriptor, data, time.monotonic() + timeout)
-    done = _bounded(_write, descriptor, data, timeout=timeout, key='stderr', native=True, in_place=in_place)
-    return done is None
+def _write_stderr(hold: _Hold, text: str, timeout: float) -> bool:
+    """Write to stderr and return whether all of it went out in time. The rest goes out when a reader comes.
+
+    sys.stderr may be missing, None, closed, or any object, whose own write() is foreign code. Else it is descriptor 2,
+    if that is still the same file as at set-up, and not a data base that has been opened since.
+    """
+    stream, descriptor, encoding = getattr(sys, 'stderr', None), None, 'ascii'
+    with contextlib.suppress(ValueError, AttributeError):  # closed, or detached
+        if type(stream) is io.TextIOWrapper:  # and nothing below that compresses, say
+            raw = stream.buffer.raw if type(stream.buffer) is io.BufferedWriter else stream.buffer
+            if type(raw) is io.FileIO:
+                descriptor, encoding = raw.fileno(), stream.encoding
+    if descriptor is None and stream is not None:
+        key = 'stream', id(stream)
+        if hold.ask(_write_stream, stream, text, timeout=timeout, key=key, green=True) is None:
+            return True
+    with contextlib.suppress(OSError):
+        same = bool(_stderr_at_setup) and samestat(_os.fstat(2), _stderr_at_setup[0])
+        descriptor = 2 if descriptor is None and same else descriptor
+        if descriptor == 2 and not (same or _os.get_inheritable(2)):  # opened by the program: no real stderr
+            return False
+        if descriptor is not None and not samestat(_os.fstat(descriptor), _os.stat(os.devnull)):  # a daemon's
+            data = text.encode(encoding, 'backslashreplace')
+            return hold.ask(_write, descriptor, data, timeout=timeout, key='stderr') is None
+    return False
+
+
+def _write_stream(stream: Any, text: str) -> None:
+    stream.write(text)
+    getattr(stream, 'flush', str)()
 
 
 def _create_file(folder: str, name: str, data: bytes) -> str:
     """Write a new private file and return its path."""
-    stem = name.removesuffix('.json')
-    ending = name[len(stem) :]
+    stem, ending = (name[:-5], '.json') if name.endswith('.json') else (name, '')
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_NOFOLLOW', 0)
     for count in itertools.count(2):
-        path = os.path.join(folder, name)
+        path = join(folder, name)
         try:
             descriptor = _os.open(path, flags, 0o600)
             break
@@ -1559,43 +1883,36 @@ def _create_file(folder: str, name: str, data: bytes) -> str:
             name = f'{stem}_{count}{ending}'
     try:
         with contextlib.suppress(OSError, AttributeError):  # Windows has none
-            os.fchmod(descriptor, 0o600)  # whatever the umask
+            _os.fchmod(descriptor, 0o600)  # whatever the umask
         _write(descriptor, data)
     except BaseException:
-        os.unlink(path)  # a whole report elsewhere is better than half of one here
+        _os.unlink(path)  # a whole report elsewhere is better than half of one here
         raise
     finally:
-        os.close(descriptor)
+        _os.close(descriptor)
     return path
 
 
-def _write(descriptor: int, data: bytes, deadline: float = math.inf) -> None:
-    """Write all of it; with a deadline, only what a blocking descriptor takes without blocking."""
-    rest, delay, file = memoryview(data), 0.001, os.fstat(descriptor)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WRITE_SIGNALS) if _WRITE_SIGNALS else None
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all of it, however long that takes."""
+    rest, delay, file = memoryview(data), 0.001, _os.fstat(descriptor)
+    before = _signal.pthread_sigmask(signal.SIG_BLOCK, _WRITE_SIGNALS) if _WRITE_SIGNALS else None
     try:
         while rest:
+            if not samestat(_os.fstat(descriptor), file):  # the program has closed and opened it meanwhile
+                raise OSError(errno.EBADF, 'it is another file now')
             try:
-                if not os.path.samestat(os.fstat(descriptor), file):  # the program has closed and opened it meanwhile
-                    raise OSError(errno.EBADF, 'it is another file now')
-                left = max(0.0, deadline - time.monotonic())
-                if left < math.inf and not select.select([], [descriptor], [], left)[1]:
-                    raise TimeoutError('nothing is read from it')
-                rest = rest[_os.write(descriptor, rest if left == math.inf else rest[:_CHUNK]) :]
-                delay = 0.001
+                rest, delay = rest[_os.write(descriptor, rest) :], 0.001
             except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
                 with contextlib.suppress(Empty):  # time.sleep may be a green one
                     SimpleQueue[None]().get(timeout=delay)
                 delay = min(2 * delay, 0.5)
-    except OSError:
-        if came := _WRITE_SIGNALS and signal.sigpending() & _WRITE_SIGNALS:
-            signal.sigwait(came)
-        raise
     finally:
         if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            came = _WRITE_SIGNALS & set(_signal.sigpending())  # would kill as soon as it is let in
+            if came:
+                _signal.sigwait(came)
+            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 register_section = TextGuruMeditation.register_section
@@ -1604,390 +1921,139 @@ setup_autorun = TextGuruMeditation.setup_autorun
 
 # -- Command line ---
 
-_HELP = """\
-usage: gmr.py [OPTIONS] SCRIPT [ARGS]     run a program that answers kill -USR2
-       gmr.py [OPTIONS] -m MODULE [ARGS]  the same for a module
-       gmr.py [OPTIONS] --pid PID         ask a running process (CPython 3.14)
-       gmr.py [--json]                    show a report of this very process
-
-  --json             make the report as JSON
-  --log-dir DIR      write reports to files in DIR, not to stderr
-  --signal NAME      answer USR1, SIGUSR1 or a number, not SIGUSR2
-  --watch-file PATH  report also when the modification time of PATH changes
-  --instant-stacks   print raw stacks at once, even if Python is stuck in C
-  --timeout SECONDS  how long --pid waits for the answer; 5 if not given
-  --version          show the version of gmr.py
-  --help             show this
-
-examples:
-  python3 gmr.py -m http.server 8000
-  python3 gmr.py --log-dir /var/log/shop shop.py --port 80
-  sudo python3 gmr.py --pid 4711
-"""
+_USAGE = """%prog [OPTIONS] shop.py --port 80       run a script so that it answers
+       %prog [OPTIONS] -m http.server 8000  the same for a module
+       sudo %prog [--json] --pid 4711       ask a running process
+       %prog [--json]                       show a report of this very process"""
 
 
-def main(arguments: list[str]) -> int:
-    """Run a program that answers the signal, or show the report of another process, or that of this one.
+def main(arguments: list[str] | None = None) -> int:
+    """Run a program that answers the signal, or show the report of a process; return the exit status."""
+    import optparse
 
-    Return the exit status: 0, 1 if a process cannot be asked, 2 for wrong arguments.
-    """
-    import getopt  # it stops at the first argument that is no option: what follows belongs to the program
-
-    long_options = 'json log-dir= signal= watch-file= instant-stacks pid= timeout= version help'
-    try:
-        found, program = getopt.getopt(arguments, 'hm', long_options.split())
-        options = dict(found)
-        form = JSONGuruMeditation if '--json' in options else TextGuruMeditation
-        if '--help' in options or '-h' in options:
-            return _print(_HELP)
-        if '--version' in options:
-            return _print(f'gmr {__version__}\n')
-        if '-m' in options and not program:
-            raise ValueError('-m needs the name of a module')
-        if '--pid' in options:
-            if program or options.keys() - {'--pid', '--timeout', '--json'}:
-                raise ValueError('--pid goes with --timeout and --json only')
-            timeout = _number(options, '--timeout', float) if '--timeout' in options else 5.0
-            return _show_process(_number(options, '--pid', int), form, timeout)
-        if '--timeout' in options:
-            raise ValueError('--timeout goes with --pid only')
-        if not program and (useless := options.keys() - {'--json'}):
-            raise ValueError(f'{min(useless)} goes with a program only')
-        if program:
-            _set_up(form, options, program)
-    except (getopt.GetoptError, ValueError) as error:
-        return _complain(f'{error} (see --help)'.removeprefix('signum: '), 2)
+    parser = optparse.OptionParser(_USAGE, version=f'gmr {__version__}')
+    parser.disable_interspersed_args()  # what follows the program belongs to the program
+    parser.add_option('-m', action='store_true', dest='module', help='the program is a module')
+    parser.add_option('--json', action='store_true', help='make the report as JSON')
+    parser.add_option('--log-dir', metavar='DIR', help='write reports to files in DIR, not to stderr')
+    parser.add_option('--signal', metavar='NAME', help='answer USR1, SIGUSR1 or a number, not USR2')
+    parser.add_option('--watch-file', metavar='PATH', help='report also whenever PATH is touched')
+    parser.add_option('--instant-stacks', action='store_true', help='raw stacks at once, even if stuck in C')
+    parser.add_option('--pid', type='int', help='the process to ask: CPython 3.14, here and there')
+    parser.add_option('--timeout', metavar='SECONDS', type='float', default=5.0, help='wait so long for its answer')
+    given, program = parser.parse_args(arguments)
+    needs_program = given.module or given.log_dir or given.signal or given.watch_file or given.instant_stacks
+    if (program and given.pid is not None) or (needs_program and not program):
+        parser.error('--pid goes with --json and --timeout, the other options with a program')
+    form = JSONGuruMeditation if given.json else TextGuruMeditation
     if program:
-        return _run_program(program, '-m' in options)
-    return _print(form(types.SimpleNamespace(product='gmr', version_string=__version__)).run() + '\n')
-
-
-def _print(text: str) -> int:
+        names: dict[Any, Any] = {key: one for one in signal.Signals for key in (one.name, one.name[3:], str(int(one)))}
+        version = types.SimpleNamespace(product=program[0], version_string=lambda: _loaded('__main__', '__version__'))
+        more = {name: getattr(given, name) for name in ('log_dir', 'watch_file', 'instant_stacks')}
+        try:
+            with warnings.catch_warnings(record=True) as found:
+                form.setup_autorun(version, basename(program[0]), signum=names.get(given.signal, given.signal), **more)
+        except (RuntimeWarning, TypeError, ValueError) as error:
+            parser.error(str(error))
+        sys.stderr.writelines(f'gmr: {warning.message}\n' for warning in found)
+        return _run_program(program, given.module)
     try:
-        _write(1, text.encode())
-    except BrokenPipeError:  # `| head` has seen enough
-        pass
-    except OSError as error:
-        return _complain(f'standard output: {error.strerror}')
-    return 0
-
-
-def _complain(message: str, status: int = 1) -> int:
-    print(f'{os.path.basename(_HERE)}: {message}', file=sys.stderr)
-    return status
-
-
-def _number(options: dict[str, str], name: str, kind: Callable[[str], Any]) -> Any:
-    with contextlib.suppress(ValueError):
-        number = kind(options[name])
-        if 0 < number < threading.TIMEOUT_MAX:
-            return number
-    raise ValueError(f'{name} takes a positive number, not {options[name]!r}')
-
-
-def _set_up(form: type[GuruMeditation], options: dict[str, str], program: list[str]) -> None:
-    """Set up the report as the options say."""
-    signum, name = None, options.get('--signal')
-    if name is not None:
-        known: dict[str, int] = {one.name.removeprefix('SIG'): one for one in signal.Signals}
-        signum = int(name) if name.isdigit() else known.get(name.upper().removeprefix('SIG'))
-        if signum is None:
-            raise ValueError(f'there is no signal {name!r}')
-    module = program[0].partition('.')[0] if '-m' in options else '__main__'
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter('always')
-        form.setup_autorun(
-            types.SimpleNamespace(
-                product=program[0], version_string=lambda: getattr(sys.modules.get(module), '__version__', None)
-            ),
-            os.path.basename(program[0]),
-            options.get('--log-dir'),
-            signum,
-            watch_file=options.get('--watch-file'),
-            instant_stacks='--instant-stacks' in options,
-        )
-    for warning in found:
-        _complain(str(warning.message))
-
-
-def _leave_main() -> dict[str, Any]:
-    """Take the name by which a program may import this module, and return the namespace of a fresh __main__."""
-    from importlib import util
-
-    this, main = sys.modules[__name__], types.ModuleType('__main__')
-    if __name__ == '__main__':
-        name = os.path.splitext(os.path.basename(_HERE))[0]
-        this.__spec__ = this.__spec__ or util.spec_from_file_location(name, _HERE)
-        this.__name__ = this.__spec__.name if this.__spec__ else name
-        for one in list(vars(this).values()):  # else pickle and inspect would look for them in the program
-            if isinstance(one, (type, types.FunctionType)) and one.__module__ == '__main__':
-                one.__module__ = this.__name__
-        package, _, last = this.__name__.rpartition('.')
-        if package:
-            setattr(sys.modules[package], last, this)
-    sys.modules.update({this.__name__: this, '__main__': main})
-    vars(main)['__builtins__'] = vars(this)['__builtins__']
-    if sys.version_info < (3, 14):
-        vars(main)['__annotations__'] = {}
-    if sys.version_info < (3, 15):
-        vars(main)['__cached__'] = None
-    return vars(main)
+        own = form(types.SimpleNamespace(product='gmr', version_string=__version__))
+        text = own.run() if given.pid is None else _ask(given.pid, form.__name__, given.timeout)
+        with contextlib.suppress(BrokenPipeError), open(1, 'w', errors='backslashreplace', closefd=False) as stdout:
+            print(_clean(text), file=stdout)  # whoever has answered is not to be trusted with this terminal
+    except KeyboardInterrupt:
+        print('gmr: interrupted', file=sys.stderr)
+        return 130
+    except (OSError, RuntimeError) as error:
+        sys.exit(f'process {given.pid or _os.getpid()}: {error}')
+    return int(text.startswith('no report: '))
 
 
 def _run_program(program: list[str], is_module: bool) -> int:
-    """Run a script, a module, or a folder or archive with a __main__.py, as the interpreter itself would."""
+    """Run a script, a module, or a folder or archive with a __main__.py, much as the interpreter itself would."""
     import pkgutil
     import runpy
-    from importlib import machinery
 
-    name, path = program[0], os.path.join(os.getcwd(), program[0])
-    if not is_module and not os.access(path, os.R_OK):
-        reason = errno.EACCES if os.path.exists(path) else errno.ENOENT
-        return _complain(f"can't open file {path!r}: [Errno {reason}] {os.strerror(reason)}", 2)
-    namespace = _leave_main()
-    sys.argv[:] = ['-m', *program[1:]] if is_module else program
-    importer = None if is_module else pkgutil.get_importer(name)
+    path, importer = abspath(program[0]), pkgutil.get_importer(program[0])
+    sys.argv[:] = program
     if not getattr(sys.flags, 'safe_path', sys.flags.isolated):  # CPython 3.11
-        del sys.path[0]
-        if not importer:
-            sys.path.insert(0, os.getcwd() if is_module else os.path.dirname(os.path.realpath(path)))
-    if importer:
-        sys.path.insert(0, path)
-    for own in ('getopt', 'gettext', 'pkgutil', 'pwd', 'resource', 'select', 'signal'):  # loaded here, not without us
-        if sys.path and os.path.exists(os.path.join(sys.path[0], f'{own}.py')):
-            sys.modules.pop(own, None)
-    try:
-        if is_module or importer:
-            # `python -m` itself calls this. runpy's public functions take __main__ away while threads still run.
-            runpy._run_module_as_main('__main__' if importer else name, alter_argv=is_module)  # type: ignore[attr-defined]
-        else:
-            if path.endswith('.pyc'):
-                loader: Any = machinery.SourcelessFileLoader('__main__', path)
-                code = loader.get_code('__main__')
-            else:
-                loader = machinery.SourceFileLoader('__main__', path)
-                code = compile(loader.get_data(path), path, 'exec', dont_inherit=True)  # get_code() would cache it
-            namespace.update(__file__=path, __loader__=loader)
-            exec(code, namespace)
-    except BaseException:
-        sys.excepthook = functools.partial(_show_exception, getattr(sys, 'excepthook', sys.__excepthook__))
-        raise
+        sys.path[0] = os.getcwd() if is_module else path if importer else dirname(os.path.realpath(path))
+    if is_module:
+        runpy.run_module(program[0], run_name='__main__', alter_sys=True)
+    elif importer:  # of a folder or an archive
+        runpy.run_path(program[0], run_name='__main__')
+    else:  # runpy would put the old __main__ back, while threads of the program may go on
+        main = sys.modules['__main__'] = types.ModuleType('__main__')
+        main.__file__ = path
+        with open(path, 'rb') as stream:
+            exec(compile(stream.read(), path, 'exec', dont_inherit=True), vars(main))
     return 0
 
 
-def _show_exception(hook: Any, kind: Any, error: BaseException, trace: types.TracebackType | None) -> None:
-    """Show what has ended a program: the traceback begins in the program."""
-    ours = trace
-    while ours and ours.tb_frame.f_code is not _run_program.__code__:
-        ours = ours.tb_next
-    trace = ours.tb_next if ours else trace
-    hook(kind, BaseException.with_traceback(error, trace), trace)
-
-
-# What a process that is asked by --pid runs (PEP 768). It only starts a thread: an exception that a signal handler
-# raises in the question, such as Ctrl-C, would be lost to the program. The module does not stay there. The hook does,
-# since none can be taken back, but it holds nothing: it is for a child that is forked while the report is made.
+# A process that is asked does this in a thread: what a signal handler raises in a question itself is lost to it.
+# gevent leaves `start_new` alone, eventlet keeps the original. Under our file's name, reports leave the thread out.
+_START = '(__import__("sys").modules.get("__original_module__thread") or __import__("_thread")).start_new'
 _QUESTION = """\
-def answer():
-    try:
-        import os, sys
-        module, under_way = type(sys)('gmr'), []
-        with open({answer!r}, 'r+b', 0) as stream:
-            stream.write(b'begun\\n')
-            os.register_at_fork(after_in_child=lambda: [one._after_fork() for one in under_way])
-            try:
-                exec(compile({source!r}, {here!r}, 'exec', dont_inherit=True), module.__dict__)
-                under_way.append(module)
-                text = 'report\\n' + module._answer({form!r})
-            except BaseException as error:
-                text = 'error\\n' + repr(error)
-            under_way.clear()
-            stream.write(text.encode('utf-8', 'backslashreplace') + b'\\0')
-        module._helpers or module.__dict__.clear()  # the collector may be off
-    except BaseException:
-        pass  # nobody waits any more
 try:
-    import _thread, sys
-    threads = sys.modules.get('__original_module__thread', _thread)
-    getattr(threads, 'start_new', _thread.start_new_thread)(answer, ())
-except RuntimeError:
-    answer()
-del answer
-"""
+    exec(compile(source, here, 'exec', dont_inherit=True), globals())
+    with open(path, 'r+b', 0) as stream:
+        stream.write(_answer(form).encode('utf-8', 'backslashreplace') + b'\\0')
+except BaseException:
+    pass  # nobody waits any more, or will soon"""
 
 
 def _answer(form: str) -> str:
     """Return the report of this process: by its own copy of this module, if it has one, which knows its sections."""
     loaded = [vars(module) for module in list(sys.modules.values()) if type(module) is types.ModuleType]
-    own = next((names for names in loaded if '_autorun' in names and form in names), globals())
+    copies = [names for names in loaded if '_autorun' in names and '_answer' in names]
+    own: dict[str, Any] = max(copies, key=lambda names: bool(names['_autorun']), default=globals())
     if own is not globals():
-        own['_register_hooks']()  # for us, the question has one
-    version = getattr(sys.modules.get('__main__'), '__version__', None)
-    report = own[form](types.SimpleNamespace(product=_program(), version_string=version))
-    for one in own['_autorun']:
+        return own['_answer'](form)  # type: ignore[no-any-return]
+    version = types.SimpleNamespace(product=basename(sys.argv[0]), version_string=_loaded('__main__', '__version__'))
+    report = own[form](version)
+    for one in _autorun:
         report.version, report.conf = one.version, one.conf
-    return report._run(None, None)  # type: ignore[no-any-return]
+    hold: Any = _Hold(report._make, None, '--pid', native=True)  # run() would leave its hooks behind
+    hold.wait(monotonic() + 2 * _LOST)
+    return hold.result if type(hold.result) is str else f'no report: {hold.result and hold.result.error}'
 
 
-def _show_process(pid: int, form: type[GuruMeditation], timeout: float) -> int:
-    """Print the report of another process, which need not know of this module."""
-    if not hasattr(sys, 'remote_exec'):
-        hint = f'one that has called setup_autorun() answers kill -USR2 {pid}'
-        return _complain(f'--pid needs CPython 3.14 or later, here and in the process; {hint}')
-    proc = f'/proc/{pid}' if os.path.isdir('/proc/self') else ''
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is left there is removed
-    try:
-        if proc and os.readlink(f'{proc}/ns/pid') != os.readlink('/proc/self/ns/pid'):
-            return _complain(f'process {pid} is in a container: run this command there')
-        begun, _, answer = _ask(pid, proc, form, timeout).partition('\n')
-        name, _, text = answer.partition('\n')
-        if text.endswith('\0'):
-            text = _clean(text[:-1])  # whoever runs there is not to be trusted with this terminal
-            if name == 'report':
-                return _print(f'{text}\n')
-            return _complain(f'process {pid} could not make a report: {text}')
-        if proc and not os.path.exists(proc):
-            return _complain(f'process {pid} has ended')
-        stacks = _attempt(_peek, pid, form)
-        if type(stacks) is str:
-            _print(f'{stacks}\n')
-    except KeyboardInterrupt:
-        return _complain('interrupted', 130)
-    except PermissionError:
-        return _complain(f'not permitted to look into process {pid}: be root, or have the right to ptrace it')
-    except (OSError, RuntimeError) as error:
-        return _complain(_explain(pid, proc, error))
-    return _complain(
-        f'no answer from process {pid} within {timeout:g} seconds: '
-        + ('it is at it' if begun else 'its main thread waits or is stuck in C')
-        + f'; kill -USR2 {pid} helps if it waits and has called setup_autorun(), py-spy dump --pid {pid} in any case'
-    )
-
-
-def _ask(pid: int, proc: str, form: type[GuruMeditation], timeout: float) -> str:
-    """Return what a process answers: 'begun', 'report' or 'error', and the text, as far as it has come."""
+def _ask(pid: int, form: str, timeout: float) -> str:
+    """Return what a process answers, which need not know of this module (PEP 768)."""
+    import fcntl
     import tempfile
 
-    remote_exec: Callable[[int, str], None] = sys.remote_exec  # type: ignore[attr-defined]
-    folder = f'{proc}/root/tmp' if proc else tempfile.gettempdir()  # systemd's PrivateTmp= gives it another than ours
-    question = f'gmr-{os.urandom(8).hex()}'
-    answer = f'{question}-answer'
-    names = {'here': os.path.abspath(_HERE), 'form': form.__name__, 'answer': os.path.join(folder, answer)}
-    code = _QUESTION.format(source='\n'.join(_read_lines(_HERE)), **names)
-    deadline, user, data = time.monotonic() + timeout, _user_of(proc), b''
-    if proc:
-        import fcntl
-
-        turn = os.open(proc, os.O_RDONLY)
-        while True:  # CPython holds one question: those of others that ask at the same time would be lost
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() > deadline:
-                return ''
-            time.sleep(0.01)
-    os.umask(0o077)
-    os.chdir(folder)  # stays this folder even if the process ends
-    with contextlib.ExitStack() as stack:
-        stack.callback(_remove, user, question, answer)
-        try:
-            with _acting_for(user):
-                with open(question, 'x', encoding='utf-8') as stream:
-                    stream.write(code)
-                answers = stack.enter_context(open(answer, 'x+b', buffering=0))
-        except OSError as error:
-            raise RuntimeError(f'nothing can be left for it in its /tmp: {error.strerror}') from None
-        remote_exec(pid, os.path.join(folder, question))
-        waiting = True
-        try:
-            while waiting and not data.endswith(b'\0'):
-                waiting = time.monotonic() < deadline and (not proc or os.path.exists(proc))
-                time.sleep(0.01)
-                answers.seek(0)
-                data = answers.read()
-        finally:
-            if not data:  # takes the question back: the main thread shall find nothing to do when it returns
-                with contextlib.suppress(OSError, RuntimeError):
-                    remote_exec(pid, os.devnull)
-    return data.decode('utf-8', 'replace')
+    if not hasattr(sys, 'remote_exec') or sys.platform != 'linux':
+        raise RuntimeError('to be asked takes Linux, and CPython 3.14 or later both here and there')
+    status = dict(re.findall(r'(?m)^(\w+):\s*(.*)', _read(f'/proc/{pid}/status').decode('utf-8', 'replace')))
+    if any(os.readlink(f'/proc/{pid}/{ns}') != os.readlink(f'/proc/self/{ns}') for ns in ('ns/mnt', 'ns/pid', 'root')):
+        raise RuntimeError(f'it is in a container: ask it there, by nsenter --target {pid} --all --root')
+    with tempfile.TemporaryDirectory(prefix='gmr-', dir='/tmp') as folder, open(f'/proc/{pid}/status') as turn:
+        names = {'__name__': 'gmr', 'source': _read(_HERE), 'here': _HERE, 'form': form, 'path': f'{folder}/answer'}
+        with open(f'{folder}/question', 'x') as question, open(f'{folder}/answer', 'x+b', 0) as answer:
+            print(f'{_START}(exec, (compile({_QUESTION!r}, {_HERE!a}, "exec"), {names!a}))', file=question, flush=True)
+            for path in (question.name, answer.name, folder):  # its user's: $TMPDIR may be closed to him
+                os.chown(path, int(status['Uid'].split()[1]), int(status['Gid'].split()[1]))
+            fcntl.flock(turn, fcntl.LOCK_EX)  # a process holds one question only, and others may ask too
+            data, deadline = b'', monotonic() + timeout
+            try:
+                sys.remote_exec(pid, question.name)
+                while not data.endswith(b'\0') and monotonic() < deadline:
+                    threading.Event().wait(0.01)
+                    data += answer.read()
+            finally:
+                if not data and _read(f'/proc/{pid}/status'):  # raises if it has ended
+                    sys.remote_exec(pid, os.devnull)  # takes the question back
+    if data.endswith(b'\0'):
+        return data[:-1].decode('utf-8', 'replace')
+    hint = f'kill -USR2 {pid} asks it too; ' if int(status['SigCgt'], 16) >> (signal.SIGUSR2 - 1) & 1 else ''
+    raise RuntimeError(f'no answer within {timeout:g} seconds; {hint}py-spy dump --pid {pid} shows its stacks')
 
 
-def _user_of(proc: str) -> tuple[int, int] | None:
-    """Return the user and the group of a process, or None if its user is ours.
+if __name__ == '__main__':  # the program may import this module by its name: the two must be one
+    if __spec__:
+        from importlib import import_module
 
-    The owner of its folder in /proc is root if it is not dumpable, so that is not the one.
-    """
-    if not proc:
-        return None
-    user, group = re.findall(r'^[UG]id:.*\t(\d+)$', _read(f'{proc}/status').decode('ascii', 'replace'), re.MULTILINE)
-    return None if int(user) == os.geteuid() else (int(user), int(group))
-
-
-@contextlib.contextmanager
-def _acting_for(user: tuple[int, int] | None) -> Iterator[None]:
-    """Have the rights of a user and no others: a /tmp of their own may lead anywhere, and root would go there."""
-    if user is None:
-        yield
-        return
-    group, groups = os.getegid(), os.getgroups()
-    os.setgroups([])
-    os.setegid(user[1])
-    os.seteuid(user[0])
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
-
-
-def _remove(user: tuple[int, int] | None, *names: str) -> None:
-    with _acting_for(user):
-        for name in names:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-
-
-def _explain(pid: int, proc: str, error: Exception) -> str:
-    """Return in one line why a process cannot be asked."""
-    if not proc:
-        return f'process {pid}: {error}'
-    try:
-        with open(f'{proc}/maps') as stream:
-            versions = set(re.findall(r'/(?:lib)?python(\d\.\d+)[^/\n]*$', stream.read(), re.MULTILINE))
-    except OSError:
-        return f'there is no process {pid}'
-    ours = f'{sys.version_info[0]}.{sys.version_info[1]}'
-    if versions and ours not in versions:
-        return f'process {pid} runs Python {max(versions)}, this is {ours}: ask with the same version, 3.14 or later'
-    return f'process {pid}: {error}' if versions else f'process {pid} is not a Python'
-
-
-def _peek(pid: int, form: type[GuruMeditation]) -> str:
-    """Return a report of nothing but the stacks of a process, read from its memory as `python -m asyncio ps` does."""
-    from _remote_debugging import RemoteUnwinder  # type: ignore[import-not-found]
-
-    grouper = _Grouper()
-    code: Any = functools.cache(lambda file, name: types.SimpleNamespace(co_filename=file, co_name=name))
-    found = RemoteUnwinder(pid, all_threads=True).get_stack_trace()  # newest thread first
-    for thread in reversed([thread for one in found for thread in getattr(one, 'threads', [one])]):  # CPython 3.15
-        stack = tuple(
-            (code(one.filename, one.funcname), getattr(one, 'location', one).lineno) for one in thread.frame_info
-        )
-        name = 'MainThread' if thread.thread_id == pid else None
-        grouper.add({'name': name, 'native_id': thread.thread_id}, stack)
-    report, sections = form(), []
-    with contextlib.suppress(OSError):
-        state, parent = _stat_fields(f'/proc/{pid}/stat')[:2]
-        arguments = _read(f'/proc/{pid}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0')
-        tree = _process(pid, int(parent), _STATES.get(state, state), {}, report.section_timeout)
-        sections.append(('Processes', {'process': tree, 'command line': _command_line(arguments)}))
-        report._about = pid, os.path.basename(arguments[0])
-    return report._render([('Threads', grouper.entries('Thread', dict, _Source())), *sections])
-
-
-if __name__ == '__main__':
-    # A package may have imported its copy of this module before `python -m` runs it: then that one is the program's.
-    this = sys.modules.get(__spec__.name) if __spec__ else None
-    if status := (this or sys.modules[__name__]).main(sys.argv[1:]):
-        sys.exit(status)
+        sys.exit(import_module(__spec__.name).main())
+    sys.exit(sys.modules.setdefault(basename(_HERE).partition('.')[0], sys.modules['__main__']).main())

@@ -5,16 +5,19 @@
 Every number is the first report of a fresh process: nobody asks five times. It is the median of five processes, or of
 as many as fit into PATIENCE seconds. The peer is oslo.reports if it is installed; else the naive way, which formats
 every stack with the traceback module. The floor is what CPython needs for the same: gc.get_objects(), and one
-uninterrupted pass over every chain of frames. Nothing here fails on a number: machines are noisy.
+uninterrupted pass over every chain of frames. How long the program is held is measured by the program itself, around
+the signal. Nothing here fails on a number: machines are noisy.
 """
 
 import importlib.util
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -95,12 +98,41 @@ report = gc.get_objects
 PEER = 'oslo.reports' if OSLO else 'naive'
 WORKS = {
     '10,000 greenlets, 12 frames, one stack': ('greenlets(10_000, 12, False)', PEER, 'at least 250'),
-    '10,000 greenlets, 14 frames, 8,192 stacks': ('greenlets(10_000, 14, True)', PEER, 'at least 80'),
+    '10,000 greenlets, 16 frames, 10,000 stacks': ('greenlets(10_000, 16, True)', PEER, 'at least 80'),
     '200 threads, 12 frames': ('threads(200, 12)', PEER, 'at least 50'),
     '3,000,000 containers, one greenlet': ('objects(3_000_000)', PEER, 'more than 1'),
     '3,000,000 containers against gc.get_objects()': ('objects(3_000_000)', 'gc.get_objects()', 'at least 1/7'),
     'a small process': ('None', PEER, 'at least 5'),
 }
+# How long the signal holds the program: what the subject is, and what is done before.
+HELD = {
+    'held by a small process': ('None', ''),
+    'held by 10,000 greenlets': ('greenlets(10_000, 12, False)', ''),
+    'held by 200 threads': ('threads(200, 12)', ''),
+    'held by a section that hangs': ('None', "gmr.register_section('Stuck', lambda: time.sleep(600))"),
+    'held by a full stderr': (
+        'None',
+        'fill = os.pipe(); os.dup2(fill[1], 2); os.set_blocking(2, False)\ntry:\n while True: os.write(2, b"x" * 4096)\nexcept BlockingIOError: os.set_blocking(2, True)',
+    ),
+    'held by a configuration that never answers': (
+        'None',
+        'silent = []\nclass Conf(dict):\n def items(self): return silent and time.sleep(600) or dict.items(self)\n'
+        ' def __getitem__(self, key): return silent and time.sleep(600)\nconf = Conf(a=1)',
+    ),
+}
+HOLDING = """
+import gmr, signal
+conf = None
+{before}
+gmr.setup_autorun('1.0', conf=conf)
+silent = globals().get('silent', [])
+silent.append(True)
+gc.collect()
+start = time.perf_counter()
+os.kill(os.getpid(), signal.SIGUSR2)
+print(time.perf_counter() - start, flush=True)
+os._exit(0)
+"""
 TIMED = """
 gc.collect()
 start = time.perf_counter()
@@ -109,20 +141,22 @@ print(time.perf_counter() - start)
 """
 
 
-def python(code):
+def python(code, **more):
     """Return what a fresh interpreter prints."""
     environment = dict(os.environ, PYTHONPATH=HERE, PYTHONWARNINGS='ignore')
     environment.pop('PYTHONUNBUFFERED', None)
     environment.pop('PYTHONDONTWRITEBYTECODE', None)  # a module is compiled once, not at each start
-    run = subprocess.run([sys.executable, '-c', code], env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    environment.update(more)
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    run = subprocess.run([sys.executable, '-c', code], env=environment, stdout=pipe, stderr=null, check=True, text=True)
     return run.stdout.split()
 
 
-def median(code):
+def median(code, **more):
     """Return the median of what five fresh interpreters print, or of those that PATIENCE allows."""
     values, start = [], time.monotonic()
     while len(values) < 5 and (not values or time.monotonic() - start < PATIENCE):
-        values.append(float(python(code)[-1]))
+        values.append(float(python(code, **more)[-1]))
     return statistics.median(values)
 
 
@@ -146,6 +180,10 @@ def table(wanted):
         ours, other, floor = (measure(subject, method) for method in ('gmr', peer, 'floor'))
         ratio = f'{other / ours:,.1f}' if other > ours else f'1/{ours / other:.1f}'
         line(name, milliseconds(ours), milliseconds(other), ratio, goal, milliseconds(floor), f'{ours / floor:.1f}')
+    for name, (subject, before) in HELD.items():
+        if not wanted or any(word in name for word in wanted):
+            seconds = median(f'{SUBJECTS}\nsubject = {subject}\n{HOLDING.format(before=before)}')
+            line(name, milliseconds(seconds), '', '', 'at most 1.1 s', '', '')
     if not wanted:
         starts()
         growth()
@@ -154,9 +192,21 @@ def table(wanted):
 def starts():
     """Print the cost of the import and of being there."""
     clock = 'import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)'
-    ours = median(clock.format('import gmr'))
-    other = median(clock.format('import oslo_reports.guru_meditation_report' if OSLO else 'import traceback'))
+    peer = 'import oslo_reports.guru_meditation_report' if OSLO else 'import traceback'
+    ours, other = median(clock.format('import gmr')), median(clock.format(peer))
     line('import', milliseconds(ours), milliseconds(other), f'{other / ours:,.1f}', 'at least 10', '', '')
+    with tempfile.TemporaryDirectory() as copy:  # where nobody has written bytecode of it; the peer's is there
+        shutil.copy(os.path.join(HERE, 'gmr.py'), copy)
+        ours = median(clock.format('import gmr'), PYTHONDONTWRITEBYTECODE='1', PYTHONPATH=copy)
+    line(
+        'import without a bytecode cache',
+        milliseconds(ours),
+        milliseconds(other),
+        f'{other / ours:,.1f}',
+        'at least 6',
+        '',
+        '',
+    )
     rest = '{}; print(open("/proc/self/statm").read().split()[1])'
     pages = [median(rest.format(code)) for code in ('pass', 'import gmr; gmr.setup_autorun("1.0")')]
     more = (pages[1] - pages[0]) * resource.getpagesize() / 2**20
