@@ -256,11 +256,15 @@ class GuruMeditation:
         outermost = self._held_until < now  # another signal may interrupt us here: all of them hold the program once
         if outermost:
             self._held_until = now + self.hold
+        hold = None
         try:
-            _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}')).wait(self._held_until)
+            hold = _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}'))
+            hold.wait(self._held_until)
         except RecursionError:  # the program has not even these three left
-            self._asked_at = _NEVER
+            pass
         finally:
+            if not (hold and hold.begun):  # nor has it begun if another handler has raised here
+                self._asked_at = _NEVER
             if outermost:
                 self._held_until = _NEVER
 
@@ -357,19 +361,22 @@ _turn = _new_turn()  # who gets the item makes the report; not a lock, which mig
 
 def _start_thread(function: Callable[..., object], *arguments: object) -> int | None:
     """Start a native thread and return its identifier, or None if none can be had."""
+    ours, ident = object(), None
     size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
     try:
-        return None if sys.is_finalizing() else _native_start(_in_thread, (function, *arguments))
+        _threads.add(ours)  # here, so that an exit sees it before it runs
+        ident = None if sys.is_finalizing() else _native_start(_in_thread, (ours, function, *arguments))
     except (RuntimeError, MemoryError):
-        return None
+        pass
     finally:
         threading.stack_size(size)
+        if ident is None:
+            _threads.discard(ours)
+    return ident
 
 
-def _in_thread(function: Any, *arguments: object) -> None:
+def _in_thread(ours: object, function: Any, *arguments: object) -> None:
     """Do all that one of our threads does: by this function it is known as ours, and not listed."""
-    ours = object()
-    _threads.add(ours)
     function(*arguments)
     _threads.discard(ours)
 
@@ -391,7 +398,7 @@ class _Hold:
         self.calls: SimpleQueue[Any] | None = None  # to the helper
         self.helper: int | None = None
         self.before: tuple[bool, float] = (False, 0.0)  # the collector and the switch interval, to be put back
-        self.over = self.has_turn = False
+        self.begun = self.over = self.has_turn = False
         self.result: Any = None
 
     def wait(self, until: float) -> str:
@@ -445,7 +452,7 @@ class _Hold:
     def in_turn(self, patience: float) -> object:
         """Do the work when it is our turn: one report at a time, but for one that has not ended and counts as lost."""
         global _turn
-        turn = _turn
+        turn, self.begun = _turn, True
         # Green threads share a thread: a report that goes on only when our own thread does must not be waited for.
         if any(one.has_turn and one.hub and one.thread == self.thread for one in _holds):
             return self.work(self)
@@ -524,7 +531,8 @@ def _hub() -> Any:
     functions = _thread.allocate_lock, _thread.start_new_thread
     own = [one.__module__.partition('.')[0] for one in functions if type(one) in (types.FunctionType, type)]
     if 'gevent' in own:
-        return _loaded('gevent._hub_local', 'get_hub_if_exists')()
+        existing = _loaded('gevent._hub_local', 'get_hub_if_exists')
+        return existing and existing()
     return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if 'eventlet' in own else None
 
 
@@ -1247,19 +1255,46 @@ _UNSET = r'(?is)(?:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|mis
 _ELSEWHERE = r'(?:\w+ )?(?:\$[A-Z_({]|[{<]\w[\w.]*[}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, {token}, <password>, /run/t
 _EXPRESSION = r'[A-Za-z_][\w.]*\(|[a-z_]+(?:\.[a-z_]+)+(?!\S)'  # password = ask(), token = config.token
 _STATED = r'(?i).*\b(?:(?:is|has|must|not|no|for|in|of|to|the|an?|def) |(?:ok|required|invalid|\w+ed|\w+ing|str)\W*$)'
-_SHAPES = (  # what follows the first group is secret
-    r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#])[^\s"\'<>]{1,99}?(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))',  # p/@p
-    r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#]|\W?\{|%s)[^\s/"\'<>]{1,256}(?=@)',  # user:password@host
-    r'(://)[\w-]{20,256}(?=@)',  # token@host
-    r'(-----BEGIN [A-Z ]{,32}PRIVATE KEY[A-Z ]{,8}-----)(?=\s|\\+[rn])[^\x1e]*?(?:-----END[^-]*-----|(?=\x1e)|$)',
-    r'()(?:eyJ[\w-]{8,}\.[\w.-]{8,}|A[KS]IA[A-Z\d]{16}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,}|\bsk-(?=\D*\d)[\w-]{20,})',
-    r'()(?:gh[a-z]_|npm_|hf_|github_pat_|gl[a-z]{2,3}[-_]|whsec_|hvs\.|ya29\.|AIza|SG\.|[rs]k_live_)[\w.-]{16,}',
-    r'(\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|api/webhooks/\d{1,32}/)[\w./$=,+-]{10,}',  # hashes, bots
-    r'(?i)(bearer |basic |negotiate )(?=[^\s\d=]{0,64}[\d=])[\w+/.~=-]{8,}',
-    rf'(?i)(\b(?:password|token|secret|key)(?: (?:[\w.-]{{1,40}} ){{,2}}(?:is|was|to)|:)? ["\']?){_RANDOM}[^\s"\']*',
-    r'(identified by [\'"]|(?:login|Auth)\(["\'][^"\'\n]{0,80}["\'],\s?["\'])[^"\'\n]+',  # SQL, login('a', 'b')
-    r'((?:curl|https?)\s[^\n|;]{0,200}?(?:-u|-a|--user)[\s=][\'"]?[^\s:]{0,64}:)[^\s\'"]+',
-    r'((?:sshpass|docker\slogin|redis-cli)\s(?:[^\n|;]{0,200}?\s)?-[pa]\s?|mysql\w*\s[^\n|;]{0,200}?-p)[^\s\'"]+',
+_SHAPES = (  # of a text that holds one of these, lower-case, what follows the first group is secret
+    (
+        ('://',),
+        r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#])[^\s"\'<>]{1,99}?(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))',
+    ),  # p/@p
+    (('://',), r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#]|\W?\{|%s)[^\s/"\'<>]{1,256}(?=@)'),  # user:password@host
+    (('://',), r'(://)[\w-]{20,256}(?=@)'),  # token@host
+    (
+        ('-----begin',),
+        r'(-----BEGIN [A-Z ]{,32}PRIVATE KEY[A-Z ]{,8}-----)(?=\s|\\+[rn])[^\x1e]*?(?:-----END[^-]*-----|(?=\x1e)|$)',
+    ),
+    (
+        ('eyj', 'akia', 'asia', 'xox', 'xapp-', 'sk-'),
+        r'()(?:eyJ[\w-]{8,}\.[\w.-]{8,}|A[KS]IA[A-Z\d]{16}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,}|\bsk-(?=\D*\d)[\w-]{20,})',
+    ),
+    (
+        ('gh', 'npm_', 'hf_', 'gl', 'whsec_', 'hvs.', 'ya29.', 'aiza', 'sg.', 'k_live_'),
+        r'()(?:gh[a-z]_|npm_|hf_|github_pat_|gl[a-z]{2,3}[-_]|whsec_|hvs\.|ya29\.|AIza|SG\.|[rs]k_live_)[\w.-]{16,}',
+    ),
+    (
+        ('$', '/bot', 'webhooks/'),
+        r'(\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|api/webhooks/\d{1,32}/)[\w./$=,+-]{10,}',
+    ),  # hashes, bots
+    (('earer ', 'asic ', 'egotiate '), r'(?i)(bearer |basic |negotiate )(?=[^\s\d=]{0,64}[\d=])[\w+/.~=-]{8,}'),
+    (
+        ('password', 'token', 'secret', 'key'),
+        rf'(?i)(\b(?:password|token|secret|key)(?: (?:[\w.-]{{1,40}} ){{,2}}(?:is|was|to)|:)? ["\']?){_RANDOM}[^\s"]*',
+    ),
+    (
+        ('identified by', 'login', 'auth('),
+        r'(identified by [\'"]|(?:login|Auth)\(["\'][^"\'\n]{0,80}["\'],\s?["\'])[^"\'\n]+',
+    ),  # SQL, login('a', 'b')
+    (
+        ('curl', 'http'),
+        r'((?:curl|https?)\s[^\n|;]{0,200}?(?:-u|-a|--user)[\s=][\'"]?[^\s:]{0,64}:)[^\s\'"]+',
+    ),
+    (
+        ('sshpass', 'docker', 'redis-cli', 'mysql'),
+        r'((?:sshpass|docker\slogin|redis-cli)\s(?:[^\n|;]{0,200}?\s)?-[pa]\s?|mysql\w*\s[^\n|;]{0,200}?-p)[^\s\'"]+',
+    ),
 )
 _SIGN = r'\\*["\']?\]?\s{0,32}(?:=>|:=|[!=]?=|:(?!:|//)|,(?=\s?\w?\\*["\']))[ \t]*'  # name=, "name": , ('name',
 _ATTRIBUTE = r'\\*["\']?[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?\s?[:=]\s?'  # key="name" value="value"
@@ -1267,11 +1302,12 @@ _ELEMENT = r'["\']?(?: [\w:]{1,32}="[^"<>]{0,99}")?>'  # <name>value</name>
 _NAME = rf'(-{{0,2}})\b([A-Za-z_][\w.-]*)({_SIGN}|{_ATTRIBUTE}|{_ELEMENT}|[ \t\x1e]+)?'
 _STRING = r'(\\*["\'])([^\\"\'\x1e]*(?:(?:(?!\1)\\?[^\x1e]|\1\1)[^\\"\'\x1e]*){0,9999})'
 _QUOTED = rf'(?s)([\w.]{{1,64}}\()?\w{{0,2}}{_STRING}'.replace(r'\1', r'\2')  # 'value', b'value', SecretStr('value')
-_NEST = r'[\[({](?:[^][(){}\x1e]+|[\[({][^][(){}\x1e]*[\])}])*(?:[\])}]|[^\n\x1e]*)'  # brackets, one inside another
 _BLOCK = r'[|>]?[-+\d]*[ \t]*\n(([ \t]*(?:[ \t]|- ))[^\n]*(?:\n\2[^\n]*)*)'  # indented or listed lines
-_BARE = r'(?:[^\s,;&)\]}>"\'<|\\]|[,;&](?![\w.-]+[=:]|\s|$))+'
-_WORDS = r'(?:(?! -)[^\n\x1e=:,;|&"\'(){}<>\[\]])+(?=[\n\x1e]|\Z)'  # the rest of a line, if these are words
+_BARE = r'(?:[^\s,;&)\]}>"\'<|\\]+|[,;&](?!["\']?[\w.-]+["\']?[=:]|\s|$))+'
+_WORDS = r'(?:[^ \n\x1e=:,;|&"\'(){}<>\[\]]+| (?!-))+(?=[\n\x1e]|\Z)'  # the rest of a line, if these are words
 _HINT = r'[:=@<>"\']|\s-|[A-Za-z]\s\S{0,32}\d|[\w-]{16}'  # what holds none of these holds no secret
+for _pattern in (SECRET_NAMES, _NAME):
+    re.compile(_pattern)  # now, since re keeps them: half of a first report in a small process
 _search = functools.lru_cache(maxsize=4096)(re.search)  # the same names come again and again
 _replace = functools.lru_cache(maxsize=4096)(re.sub)
 
@@ -1296,8 +1332,10 @@ def _redact(text: str, literals: bool = False) -> str:
     """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
     if not re.search(_HINT, text):
         return text
-    for shape in _SHAPES:
-        text = re.sub(shape, rf'\g<1>{_HIDDEN}', text)
+    lower = text.lower()
+    for needles, shape in _SHAPES:
+        if any(needle in lower for needle in needles):
+            text = re.sub(shape, rf'\g<1>{_HIDDEN}', text)
     if literals:
         text = re.sub(rf'(?s){_STRING}\1', lambda found: f'{found[1]}{_redact(found[2])}{found[1]}', text)
     pieces, done = [], 0
@@ -1313,22 +1351,24 @@ def _redact(text: str, literals: bool = False) -> str:
 def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
     """Return from where to where the secret may stand that a name leads to; an empty stretch if there is none."""
     (option, name, lead), text, first = found.groups(), found.string, found.end()
-    sign, head, value = lead.strip('\\"\' \t\x1e]'), text[first : first + 256], None
+    sign, head = lead.strip('\\"\' \t\x1e]'), text[first : first + 256]
+    value: Any = None
+    good: Any = False
     line = text[max(0, found.start() - 64) : found.start()].replace('\x1e', '\n- ').rpartition('\n')[2]
     if literals:  # password: str = 'p', but not the key in password = options['key']
-        first = re.compile(r'(?:[\w. \[\]=]{0,40}(?<=[ =]))?').match(text, first).end() if sign else len(text)
-    if quoted := re.compile(_QUOTED).match(text, first):
+        kind: Any = re.compile(r'(?:[\w. \[\]=]{0,40}(?<=[ =]))?').match(text, first)
+        first = kind.end() if sign else len(text)
+    quoted = re.compile(_QUOTED).match(text, first)
+    if quoted:
         meant = option or name.isupper() or 'pass' in name or sign
-        return (
-            quoted.span(3)
-            if (meant and not quoted[1] and quoted[3] != name) or re.search(_RANDOM, quoted[3][:256])
-            else (0, 0)
-        )
+        good = (meant and not quoted[1] and quoted[3] != name) or re.search(_RANDOM, quoted[3][:256])
+        return quoted.span(3) if good else (0, 0)
     if sign and text[first : first + 1] in ('[', '(', '{') and _hidden_by_name(name, head):
-        return re.compile(_NEST).match(text, first).span()
+        return first, _closed(text, first)
     if literals or re.match(_ELSEWHERE, head) or re.match(_EXPRESSION, head):
         return 0, 0
-    if sign and (block := re.compile(_BLOCK).match(text, first)):
+    block = re.compile(_BLOCK).match(text, first) if sign else None
+    if block:
         deeper = len(block[2]) > len(line) - len(line.lstrip(' ')) and (
             len(block[1]) > 64 or not re.match(_STATED, block[1])
         )
@@ -1343,7 +1383,7 @@ def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
     else:
         value = re.compile(f'{_WORDS}|{_BARE}' if whole else _BARE).match(text, first)
     word = value[0][:256] if value else name
-    good: Any = word != name
+    good = word != name
     if not sign:
         good = good and word[:1] != '-' and '=' not in word[:-2] and (option or re.match(_RANDOM, word))
     elif lead[-2:] == ': ' or whole:
@@ -1351,6 +1391,16 @@ def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
             re.search(_RANDOM, word) or not (re.match(_STATED, word) or text[value.end() : value.end() + 1] == ' ')
         )
     return value.span() if good else (0, 0)
+
+
+def _closed(text: str, first: int) -> int:
+    """Return where a bracket is closed: no pattern tells that at any depth."""
+    depth = 0
+    for piece in re.compile(rf'(?s)[][(){{}}\x1e]|{_STRING}\1').finditer(text, first):
+        depth += (piece[0] in '[({') - (piece[0] in '])}')
+        if depth == 0 or piece[0] == '\x1e':
+            return piece.end() - (depth > 0)
+    return len(text)
 
 
 def _redact_arguments(arguments: list[str]) -> list[str]:
@@ -1453,7 +1503,7 @@ class _Converter:
                     return self.mapping(attributes)
                 if issubclass(kind, _CONTAINERS) or (iterate and issubclass(kind, Iterable)):
                     with contextlib.suppress(TypeError):  # numpy's arrays without dimensions only say that they can
-                        return self.sequence(iter(value))
+                        return self.sequence(value if issubclass(kind, _CONTAINERS) else iter(value))
             text = str.__str__(str(value))  # no subclass of str
             self.left -= len(text) >> 8
             return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
@@ -1465,10 +1515,15 @@ class _Converter:
     def mapping(self, value: Any, hide: bool = True) -> dict[str, Any]:
         """Return the plain data in a mapping. It is asked for no other names than it has: it may create them."""
         kind, most = type(value), max(0, self.left) + 1
-        if issubclass(kind, dict) and kind.__getitem__ is dict.__getitem__:  # at once, since others may change it
-            items = list(itertools.islice(kind.items(value), most))
+        whole = issubclass(kind, dict) and kind.__getitem__ is dict.__getitem__  # others may change it
+        for _ in range(3):
+            items: Any = _attempt(list, itertools.islice(kind.items(value) if whole else value, most))
+            if type(items) is list:
+                break
         else:
-            items = [(key, _attempt(operator.getitem, value, key)) for key in list(itertools.islice(value, most))]
+            return {'...': self.convert(items)}
+        if not whole:
+            items = [(key, _attempt(operator.getitem, value, key)) for key in items]
         result: dict[str, Any] = {}
         for key, item in items:
             name, shown = _line(str(self.convert(key))), self.convert(item)
@@ -1482,11 +1537,14 @@ class _Converter:
             result['value'] = _HIDDEN  # {'name': 'DB_PASSWORD', 'value': ...}
         return result
 
-    def sequence(self, iterator: Iterator[Any]) -> list[Any]:
+    def sequence(self, value: Any) -> list[Any]:
         """Return the plain data for items, without the argument after --password and the second of ('token', ...)."""
-        items: list[Any] = []
-        failure = _attempt(items.extend, itertools.islice(iterator, max(0, self.left) + 1))  # keeps what comes before
-        items += [failure] if type(failure) is _Failure else []
+        for _ in range(3 if issubclass(type(value), _CONTAINERS) else 1):  # others may change it before the one C pass
+            items: list[Any] = []
+            failure = _attempt(items.extend, itertools.islice(value, max(0, self.left) + 1))  # keeps what comes before
+            if failure is None:
+                break
+        items += [] if failure is None else [failure]
         if {str} == set(map(type, items)) and any(item.startswith('-') for item in items):
             items = _redact_arguments(items)
         result: list[Any] = []

@@ -1852,11 +1852,11 @@ gmr.register_section('Sleeps', lambda: time.sleep({seconds}) or 'slept')
 setup('1')
 gmr.GuruMeditation.hold = 0.2
 ask()
-gmr.GuruMeditation.hold = 1.0
+gmr.GuruMeditation.hold = 10.0
 """) as child:
                 begun = time.monotonic()
                 self.assertEqual(child.finish(), 0, child.text())
-                self.assertLess(time.monotonic() - begun, 10)
+                self.assertLess(time.monotonic() - begun, DEADLINE)
             self.assertIn(answer, sections(child.err.decode())['Sleeps'])
 
 
@@ -2711,7 +2711,7 @@ class SecretsTest(unittest.TestCase):
             ('password: str = "p"; work()', 'password: str = "***"; work()'),
             ('config.set("db", "password", "p")', 'config.set("db", "password", "***")'),
             ("os.environ['TOKEN'] = 'p'", "os.environ['TOKEN'] = '***'"),
-            ("get(url, auth=('shop', 'Kf83nq0s'), timeout=5)", "get(url, auth=('***', '***'), timeout=5)"),
+            ("get(url, auth=('shop', 'Kf83nq0s'), timeout=5)", "get(url, auth=***, timeout=5)"),
             ("password = getpass('Password: ')", "password = getpass('Password: ')"),
             ('h = {"Authorization": f"Bearer {token}"}', 'h = {"Authorization": f"Bearer {token}"}'),
             ('form = {"password": password}', 'form = {"password": password}'),
@@ -3947,19 +3947,6 @@ class TasksWaitTest(unittest.TestCase):
                         assert one != id(tasks[6]) and tasks[6] not in others and len(others) == 1
                         assert groups[one] == groups[id(others[0])] and one != id(others[0])  # of the same lock
             assert claims > 20, claims
-        """)
-
-    def test_many_tasks_cost_little(self):
-        self.check("""
-            event = asyncio.Event()
-            many = [asyncio.ensure_future(event.wait()) for _ in range(10_000)]
-            async def shield(): await asyncio.shield(everything)
-            everything = asyncio.gather(*many)
-            crowd = [asyncio.ensure_future(shield()) for _ in range(3_000)]
-            await asyncio.sleep(0.1)
-            begun = time.perf_counter()
-            assert len(gmr._task_waits([*many, *crowd])) == 3_000
-            assert time.perf_counter() - begun < 5
         """)
 
 
