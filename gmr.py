@@ -1048,7 +1048,8 @@ def _entries(members: list[_Member], source: _Source) -> list[_Entry]:
 def _shown(facts: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of a member, its texts as they may appear. That of a greenlet's type holds no secret."""
     texts = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if facts.get(key) and len(facts) > 1}
-    return {key: texts.get(key, value) for key, value in facts.items() if value is not None}
+    shown = {key: texts.get(key, value) for key, value in facts.items() if value is not None}
+    return shown if 'name' in shown else {'name': f'#{facts["id"]}', **shown}  # a thread that threading does not know
 
 
 def _collect_glance(
