@@ -88,7 +88,9 @@ _WRITE_SIGNALS = {one for one, name in _SIGNALS.items() if name in ('SIGPIPE', '
 
 _Stack = tuple[tuple[types.CodeType, int], ...]  # as captured: the code and the line of each frame, innermost first
 _Thread = namedtuple('_Thread', 'frames stack')
-_Member = namedtuple('_Member', 'kind ident state stack facts')  # a thread, green thread or task; facts: a dict
+_Member = namedtuple(
+    '_Member', 'kind ident state stack facts'
+)  # a thread, green thread or task; facts: a dict, or a greenlet
 
 # Plain data with a layout of its own. A stack in it is a list of _Frame, oldest first, and _Repeated.
 _Entry = namedtuple('_Entry', 'kind count state waits_for members stack')  # the members of a kind that have one stack
@@ -136,7 +138,8 @@ class GuruMeditation:
 
     def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
         self.version, self.frame, self.conf = _resolve_version(version), frame, conf
-        self._program = basename(str((getattr(sys, 'argv', None) or ['python'])[0])) or 'python'
+        script = str((getattr(sys, 'argv', None) or ['python'])[0])
+        self._program = basename(script.removesuffix(f'{os.sep}__main__.py')) or 'python'  # of a package, its name
         self._stop: SimpleQueue[None] = SimpleQueue()  # tells the watcher to end
 
     @classmethod
@@ -431,11 +434,12 @@ class _Hold:
 
     def restore(self) -> None:
         """Put back what wait() has changed, but what the program itself has set meanwhile. Twice does no harm."""
-        (collecting, interval), self.before = self.before, (False, 0.0)
+        collecting, interval = self.before
         if interval > sys.getswitchinterval() <= 1.5 * _SWITCH_INTERVAL:
             sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
         if collecting:
             gc.enable()
+        self.before = (False, 0.0)
         if self in _holds:
             _holds.remove(self)
 
@@ -479,9 +483,8 @@ class _Hold:
         key, waited = key or (id(function), *map(id, arguments)), ''
         call, green = _stuck.get(key), green and self.hub
         if call is None:
-            call = _stuck[key] = types.SimpleNamespace(
-                since=time(), who='', ticket=iter((True,)), answers=SimpleQueue()
-            )
+            call = _stuck[key] = types.SimpleNamespace(since=time(), ticket=iter((True,)), answers=SimpleQueue())
+            call.who, call.stack = 'the thread that waits', tuple
             work = functools.partial(_run_call, key, call, function, *arguments)
             if green:
                 until = min(self.until, monotonic() + timeout)
@@ -528,12 +531,14 @@ def _run_call(key: object, call: types.SimpleNamespace, function: Callable[..., 
 
 def _hub() -> Any:
     """Return the hub of this thread if its locks or threads are gevent's or eventlet's, and not just wrapped."""
-    functions = _thread.allocate_lock, _thread.start_new_thread
-    own = [one.__module__.partition('.')[0] for one in functions if type(one) in (types.FunctionType, type)]
-    if 'gevent' in own:
-        existing = _loaded('gevent._hub_local', 'get_hub_if_exists')
-        return existing and existing()
-    return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if 'eventlet' in own else None
+    for function in (_thread.allocate_lock, _thread.start_new_thread):
+        module = function.__module__ if type(function) in (types.FunctionType, type) else ''
+        if module.startswith('gevent.'):
+            existing = _loaded('gevent._hub_local', 'get_hub_if_exists')
+            return existing and existing()
+        if module.startswith('eventlet.'):
+            return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None)
+    return None
 
 
 def _in_greenlet(work: Callable[[], object], call: types.SimpleNamespace, hub: Any, until: float) -> None:
@@ -724,19 +729,17 @@ def _capture_greenlets(found: list[list[Any]]) -> list[_Member]:
     """What is every green thread doing? One that runs is a thread, and shown as that."""
     members, own = [], _loaded('greenlet', 'greenlet')  # a subclass may have its own of these
     for green, stack in zip(found[1], _stacks(map(own.gr_frame.__get__, found[1]))) if own else ():
-        kind, ident = type(green), id(green)
         if stack:
-            facts = {'name': f'{kind.__module__}.{kind.__qualname__} at {ident:#x}'}
-            members.append(_Member('Green Thread', ident, None, stack, facts))
+            members.append(_Member('Green Thread', id(green), None, stack, green))
         elif own.dead.__get__(green) or not own.__bool__(green):
             what = 'finished' if own.dead.__get__(green) else 'not started'
-            members.append(_Member(f'{what} Green Thread', ident, None, (), None))
+            members.append(_Member(f'{what} Green Thread', id(green), None, (), None))
     return members
 
 
 def _capture_tasks(found: list[list[Any]], threads: dict[int, _Thread]) -> list[_Member]:
     """What is every unfinished asyncio task doing, and which others does it wait for?"""
-    members, pending = [], [task for task in found[0] if _stored(task, '_state') in (None, 'PENDING')]
+    members, pending = [], [task for task in found[0] if _attempt(_stored, task, '_state') in (None, 'PENDING')]
     waits = _attempt(_task_waits, pending)
     for task in pending:
         coroutine, state, where = _stored(task, '_coro'), 'waiting', ''
@@ -763,7 +766,7 @@ def _capture_tasks(found: list[list[Any]], threads: dict[int, _Thread]) -> list[
 def _stored(one: Any, name: str) -> Any:
     """Return what an object has stored under a name, or None: its class may have a property or a __getattribute__."""
     for kind in (_loaded('_asyncio', 'Task'), _loaded('_asyncio', 'Future')):
-        with contextlib.suppress(AttributeError, TypeError):  # it is none of these two
+        if kind and issubclass(type(one), kind):
             return getattr(kind, name).__get__(one)
     return _fields(one).get(name)
 
@@ -882,7 +885,7 @@ def _thread_wait(threads: dict[int, Any], frame: types.FrameType, *outer: types.
         spans = [one[:2] for one in frame.f_code.co_lines() if one[2] == frame.f_lineno]
         if len(spans) == 1 or frame.f_lasti >= spans[0][1]:
             return None
-    owner = re.search(r' owner=(\d+) ', _thread.RLock.__repr__(found))  # a TypeError if it is no RLock
+    owner = re.search(r' owner=(\d+) ', _thread.RLock.__repr__(found)) if type(found) is _thread.RLock else None
     return _Wait(f'RLock at {id(found):#x} held by', int(owner[1]), True) if owner else None
 
 
@@ -1031,11 +1034,11 @@ def _entries(members: list[_Member], source: _Source) -> list[_Entry]:
         groups.setdefault((kind, lines, tuple(map(id, codes))), []).extend(some)
     entries = []
     for group in groups.values():
-        facts = [member.facts for member in group if member.facts]
-        if len(facts) > 1:  # worker-10 after worker-9
+        facts = [member.facts for member in group if member.facts is not None]
+        if len(facts) > 1 and type(facts[0]) is dict:  # worker-10 after worker-9
             facts.sort(key=lambda one: [part.zfill(20) for part in re.split(r'(\d+)', str(one['name']))])
         shown = [_shown(one) for one in facts[:_MAX_MEMBERS]]
-        states = Counter(member.state for member in group)
+        states = Counter(map(operator.attrgetter('state'), group))
         state = next((one for one in ('running', 'reporting') if one in states), group[0].state)
         state = state if states[state] == len(group) else f'{states[state]:,} {state}'
         waits_for = shown[0].get('waits_for') if shown else None
@@ -1045,9 +1048,12 @@ def _entries(members: list[_Member], source: _Source) -> list[_Entry]:
     return entries
 
 
-def _shown(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return what is known of a member, its texts as they may appear. That of a greenlet's type holds no secret."""
-    texts = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if facts.get(key) and len(facts) > 1}
+def _shown(facts: Any) -> dict[str, Any]:
+    """Return what is known of a member, its texts as they may appear."""
+    if type(facts) is not dict:  # a greenlet
+        kind = type(facts)
+        return {'name': _line(f'{kind.__module__}.{kind.__qualname__} at {id(facts):#x}')}
+    texts = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if facts.get(key)}
     shown = {key: texts.get(key, value) for key, value in facts.items() if value is not None}
     return shown if 'name' in shown else {'name': f'#{facts["id"]}', **shown}  # a thread that threading does not know
 
@@ -1056,36 +1062,34 @@ def _collect_glance(
     program: str, asked: str, sections: dict[str, Any], threads: dict[int, dict[str, Any]], deadlocks: Any
 ) -> _Glance:
     """What would one look up first: who is it, what is certainly wrong, and where does everything stand?"""
+
+    def name_of(ident: int) -> str:
+        return str(_shown(threads[ident])['name'])
+
     package, facts = (sections[one] if type(sections[one]) is dict else {} for one in ('Package', 'Processes'))
     name = ' '.join(str(one) for one in (package.get('product') or program, package.get('version')) if one)
-    process = {
-        'program': _line(name),
-        'pid': _os.getpid(),
-        'host': _host(),
-        'time': facts.get('time'),
-        'asked by': asked,
-    }
-    names = {ident: _shown(one).get('name') for ident, one in threads.items()}
-    findings: list[str] = []
-    culprits: set[int] = set()
-    errors: dict[str, list[str]] = {}
+    process = {'program': _line(name), 'pid': _os.getpid(), 'host': _host(), 'asked by': asked}
+    process.update(uptime=facts.get('uptime'), time=facts.get('time'))
+    findings, culprits, errors = list[str](), set[int](), dict[str, list[str]]()
     for cycle in deadlocks if type(deadlocks) is list else ():
         waits = ', which waits for '.join(_shown(threads[ident])['waits_for'] for ident in cycle)
-        findings.append(f'deadlock: {names[cycle[0]]} waits for {waits}')
+        findings.append(f'deadlock: {name_of(cycle[0])} waits for {waits}')
         culprits.update(cycle)
     groups = [sections.get(kind) for kind in ('Threads', 'Green Threads', 'Asyncio Tasks')]
     entries = [entry for group in groups if type(group) is list for entry in group if entry.members]
-    for entry, one in ((some, one) for some in entries for one in some.members):
-        if 'handling' in one:
-            errors.setdefault(one['handling'], []).append(one['name'])
-            culprits.add(one['id'])
-        loop = one['state'].partition(' in Thread #')[2] if entry.kind == 'Task' else ''
+    for entry, one in ((some, one) for some in entries for one in some.members if some.kind == 'Task'):
+        loop = one['state'].partition(' in Thread #')[2]
         if loop:
-            where = f'{entry.stack[-1].file}:{entry.stack[-1].line} in {entry.stack[-1].name}'
-            findings.append(f'event loop of {names[int(loop)]} is in task {one["name"]}: {where}')
+            frame = next(one for one in reversed(entry.stack) if type(one) is _Frame)
+            where = f'{frame.file}:{frame.line} in {frame.name}'
+            findings.append(f'event loop of {name_of(int(loop))} is in task {one["name"]}: {where}')
     used, _, limit = facts.get('open files', '').partition(' of ')
     if used.isdigit() and int(used) > 0.9 * int(limit):
         findings.append(f'open files = {used} of {limit}')
+    for ident, thread in threads.items():
+        if 'handling' in thread:
+            errors.setdefault(thread['handling'], []).append(name_of(ident))
+            culprits.add(ident)
     for error, handlers in errors.items():
         count = '1 thread handles' if len(handlers) == 1 else f'{len(handlers)} threads handle'
         findings.append(f'{count} {_line(error)[:_MAX_LINE]}  {_first_of(handlers, len(handlers))}')
@@ -1093,11 +1097,10 @@ def _collect_glance(
     def rank(entry: _Entry) -> tuple[int, int]:
         state, own = str(entry.state), any(one.own for one in entry.stack)
         found = any(one.get('id') in culprits for one in entry.members)
-        return (
-            0 if 'running' in state else 1 if 'reporting' in state else 2 if found else 3 if own else 4
-        ), -entry.count
+        order = 0 if 'running' in state else 1 if 'reporting' in state else 2 if found else 3 if own else 4
+        return order, -entry.count
 
-    return _Glance({**process, 'uptime': facts.get('uptime')}, findings, list(map(_row, sorted(entries, key=rank))))
+    return _Glance(process, findings, list(map(_row, sorted(entries, key=rank))))
 
 
 def _row(entry: _Entry) -> dict[str, object]:
@@ -1125,7 +1128,7 @@ _reading: set[str] = set()  # files that helpers are reading now, perhaps on a d
 class _Frame:
     """A frame as plain data. Its source line comes last, when all the files that are needed are known."""
 
-    code = text = ''
+    code = source = text = ''
 
     def __init__(self, code: types.CodeType, line: int) -> None:
         self.path, self.line = code.co_filename, line
@@ -1182,8 +1185,8 @@ class _Source:
         for frame in self.frames.values():
             text = ''.join(files.get(frame.path, [])[frame.line - 1 : frame.line]) if frame.line else ''
             frame.code = _line(_redact(text.strip()[:_MAX_LINE], literals=True))
-            code = f'`{frame.code}`' if frame.code else '(source not found)'
-            frame.text = f'\n{frame.file}:{frame.line} in {frame.name}\n    {code}'
+            frame.source = f'`{frame.code}`' if frame.code else '(source not found)'
+            frame.text = f'\n{frame.file}:{frame.line} in {frame.name}\n    {frame.source}'
 
 
 def _read_sources(names: Iterable[str], files: dict[str, list[str]]) -> None:
@@ -1301,7 +1304,7 @@ _SIGN = r'\\*["\']?\]?\s{0,32}(?:=>|:=|[!=]?=|:(?!:|//)|,(?=\s?\w?\\*["\']))[ \t
 _ATTRIBUTE = r'\\*["\']?[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?\s?[:=]\s?'  # key="name" value="value"
 _ELEMENT = r'["\']?(?: [\w:]{1,32}="[^"<>]{0,99}")?>'  # <name>value</name>
 _NAME = rf'(-{{0,2}})\b([A-Za-z_][\w.-]*)({_SIGN}|{_ATTRIBUTE}|{_ELEMENT}|[ \t\x1e]+)?'
-_STRING = r'(\\*["\'])([^\\"\'\x1e]*(?:(?:(?!\1)\\?[^\x1e]|\1\1)[^\\"\'\x1e]*){0,9999})'
+_STRING = r'(\\*["\'])([^\\"\'\x1e]*(?:(?:(?!\1)(?:["\']|\\(?:[^\x1e]|(?![^\x1e])))|\1\1)[^\\"\'\x1e]*){0,9999})'
 _QUOTED = rf'(?s)([\w.]{{1,64}}\()?\w{{0,2}}{_STRING}'.replace(r'\1', r'\2')  # 'value', b'value', SecretStr('value')
 _BLOCK = r'[|>]?[-+\d]*[ \t]*\n(([ \t]*(?:[ \t]|- ))[^\n]*(?:\n\2[^\n]*)*)'  # indented or listed lines
 _BARE = r'(?:[^\s,;&)\]}>"\'<|\\]+|[,;&](?!["\']?[\w.-]+["\']?[=:]|\s|$))+'
@@ -1803,7 +1806,7 @@ def _glance_lines(glance: _Glance) -> Iterator[str]:
     for row in rows:
         kind = f'{row["count"]:>3,} {row["kind"].lower()}{"s" * (row["count"] > 1)}{", " * bool(row["state"])}'
         frame, waits = row['frame'], f'  waits for {row["waits_for"]}' if row['waits_for'] else ''
-        where = f'{frame.file}:{frame.line} in {frame.name}  `{frame.code}`' if frame else 'No Traceback!'
+        where = f'{frame.file}:{frame.line} in {frame.name}  {frame.source}' if frame else 'No Traceback!'
         yield f'{kind + (row["state"] or ""):<22}  {where}{waits}  {row["members"]}'
     if len(rows) < len(glance.entries):
         yield f'... and {len(glance.entries) - len(rows):,} more stacks'
@@ -2107,7 +2110,9 @@ def _ask(pid: int, form: str, timeout: float) -> str:
     if data.endswith(b'\0'):
         return data[:-1].decode('utf-8', 'replace')
     hint = f'kill -USR2 {pid} asks it too; ' if int(status['SigCgt'], 16) >> (signal.SIGUSR2 - 1) & 1 else ''
-    raise RuntimeError(f'no answer within {timeout:g} seconds; {hint}py-spy dump --pid {pid} shows its stacks')
+    raise RuntimeError(
+        f'no answer within {timeout:g} seconds: its main thread does not come to run Python; {hint}py-spy dump --pid {pid} shows its stacks'
+    )
 
 
 if __name__ == '__main__':  # the program may import this module by its name: the two must be one

@@ -2706,6 +2706,10 @@ class SecretsTest(unittest.TestCase):
             '{"password":null,"user":"u"}', 'if token > 5: <b>x</b>', "expected '-----BEGIN PRIVATE KEY-----' in /etc/k.pem",
         )])  # fmt: skip
 
+    def test_a_lone_quote_in_a_source_line_takes_no_time(self):
+        text = report_of("setup('1')\nhold()  # don't stop the module now, it's what everybody's waiting for x")
+        self.assertIn("`hold()  # don't stop the module now, it's what everybody's waiting for x`", text)
+
     def test_in_source_lines_only_literals_are_hidden(self):
         self.check([
             ('password: str = "p"; work()', 'password: str = "***"; work()'),
@@ -4004,6 +4008,38 @@ SICK = {  # a program, and what the first lines of its report say; `ready()` and
         """,
         [r'3 threads handle ConnectionError: broker went away, password=\*\*\*  \(consumer-0 and 2 more\)'],
     ),
+    'threads that threading does not know': (
+        """
+        import _thread
+        def work(): time.sleep(60)
+        for n in range(3): _thread.start_new_thread(work, ())
+        rest()
+        """,
+        [r'\n  3 threads  .* in work  `.*`  \(#\d+ and 2 more\)\n'],
+    ),
+    'more threads than are named': (
+        """
+        def fail():
+            try: 1 / 0
+            except ZeroDivisionError: time.sleep(60)
+        for n in range(25): start(fail, f'worker-{n}')
+        rest()
+        """,
+        [r'25 threads handle ZeroDivisionError: division by zero  \(worker-0 and 24 more\)'],
+    ),
+    'a task in an endless recursion': (
+        """
+        import asyncio
+        def sink(n): time.sleep(60) if n > 50 else sink(n + 1)
+        async def dive(): sink(0)
+        async def main():
+            asyncio.get_running_loop().call_later(0.05, ready)
+            await asyncio.sleep(0.1)
+            await asyncio.create_task(dive(), name='diver')
+        asyncio.run(main())
+        """,
+        [r'event loop of MainThread is in task diver: .*\.py:\d+ in sink\n'],
+    ),
     'a descriptor leak': (
         """
         import resource
@@ -4052,6 +4088,10 @@ SICK = {  # a program, and what the first lines of its report say; `ready()` and
         [r'300 tasks, waiting      .* in reserve  `async with lock: .*`  waits for payer  \(late-1 and 299 more\)'],
     ),
 }
+
+
+if not hasattr(sys, '_current_exceptions'):  # CPython 3.9 finds exceptions on the heap, which keeps one for each
+    SICK['more threads than are named'][1][:] = [r'25 threads handle ZeroDivisionError']
 
 
 class GlanceTest(unittest.TestCase):
