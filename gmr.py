@@ -2110,9 +2110,8 @@ def _ask(pid: int, form: str, timeout: float) -> str:
     if data.endswith(b'\0'):
         return data[:-1].decode('utf-8', 'replace')
     hint = f'kill -USR2 {pid} asks it too; ' if int(status['SigCgt'], 16) >> (signal.SIGUSR2 - 1) & 1 else ''
-    raise RuntimeError(
-        f'no answer within {timeout:g} seconds: its main thread does not come to run Python; {hint}py-spy dump --pid {pid} shows its stacks'
-    )
+    reason = f'no answer within {timeout:g} seconds: its main thread does not come to run Python'
+    raise RuntimeError(f'{reason}; {hint}py-spy dump --pid {pid} shows its stacks')
 
 
 if __name__ == '__main__':  # the program may import this module by its name: the two must be one
