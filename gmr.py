@@ -1120,8 +1120,8 @@ def _first_of(names: list[str], count: int) -> str:
 
 _THREAD = threading.Thread
 _NOISE = {id(one.__code__) for one in (_THREAD._bootstrap, _THREAD._bootstrap_inner, _THREAD.run)}  # type: ignore[attr-defined]
-_NOISY_FILES = _HERE, '<frozen importlib', '<frozen runpy', join(dirname(os.__file__), 'runpy.py')
-_LIBRARIES = re.compile(rf'{re.escape(dirname(os.__file__) + os.sep)}|.*[/\\](?:site|dist)-packages[/\\]|<frozen ')
+_NOISY_FILES = _HERE, '<frozen importlib', '<frozen runpy', f'{_LIBRARY}runpy.py'
+_LIBRARIES = re.compile(rf'{re.escape(_LIBRARY)}|.*[/\\](?:site|dist)-packages[/\\]|<frozen ')
 _reading: set[str] = set()  # files that helpers are reading now, perhaps on a dead mount and for ever
 
 
@@ -1727,10 +1727,11 @@ def _process(ask: Callable[..., Any], proc: str, pid: int, parent: int, users: d
     if uid not in users:  # the data base of users may be on a server that does not answer
         name = ask(lambda: pwd.getpwuid(uid).pw_name, key=('user', uid))
         users[uid] = name if type(name) is str else str(uid)
+    counts_alike = not pids or _sees_itself()
     for child in sorted(pids):
         with contextlib.suppress(OSError, IndexError):
-            own = re.search(rb'NSpid:.*\t(\d+)', _read(f'/proc/{child}/status'))  # this /proc may count otherwise
-            number = child if _sees_itself() or not own else int(own[1])
+            own = None if counts_alike else re.search(rb'NSpid:.*\t(\d+)', _read(f'/proc/{child}/status'))
+            number = int(own[1]) if own else child
             children.append(_process(ask, f'/proc/{child}', number, pid, users))
     return _Process(pid, parent, users[uid], uid, state, command[:_MAX_LINE], answer, children)
 
