@@ -128,13 +128,9 @@ class GuruMeditation:
     _log_dir: str | None = None
     _watch_file: str | None = None
     _watch_interval = 1.0
-    _signal: tuple[int, Any, bool] = (
-        0,
-        None,
-        False,
-    )  # its number, the handler before ours, and if there are raw stacks
-    _asked_at = _NEVER  # when a report was asked for that has not begun: it will show what later signals ask for, too
-    _held_until = _NEVER  # when a handler that a second signal interrupts lets the program go on
+    _signal: tuple[int, Any, bool] = (0, None, False)  # its number, the handler before ours, if there are raw stacks
+    _asked_at = _NEVER  # when signals have asked for the report that is under way
+    _again = False  # they have asked for one more since it began
 
     def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
         self.version, self.frame, self.conf = _resolve_version(version), frame, conf
@@ -199,10 +195,9 @@ class GuruMeditation:
         report._service_name, report._watch_interval = service_name, watch_interval
         report._log_dir = log_dir and abspath(log_dir)  # a daemon changes its directory
         report._watch_file = abspath(watch_file) if watch_file else None
-        folders = {'log_dir': report._log_dir or option('log_dir'), 'watch_file': dirname(report._watch_file or '')}
-        for name, folder in folders.items():
+        for folder in (report._log_dir or option('log_dir'), dirname(report._watch_file or '')):
             if isinstance(folder, str) and folder and not isdir(folder):
-                warnings.warn(f'{name}: there is no folder {folder} yet', RuntimeWarning, stacklevel=2)
+                warnings.warn(f'there is no folder {folder} yet', RuntimeWarning, stacklevel=2)
         if not getattr(sys, '_is_gil_enabled', lambda: True)():
             warnings.warn('without the GIL, CPython may crash while it is asked', RuntimeWarning, stacklevel=2)
         signum = getattr(signal, 'SIGUSR2', None) if signum is None else signum
@@ -252,24 +247,28 @@ class GuruMeditation:
 
     def _on_signal(self, signum: int, frame: Frame) -> None:
         """Make a report while the interrupted code waits. It takes no more than three frames of its stack."""
-        now = monotonic()
+        self._again, now, hold = True, monotonic(), None
         if now - self._asked_at < _LOST:
-            return
-        self._asked_at = now
-        outermost = self._held_until < now  # another signal may interrupt us here: all of them hold the program once
-        if outermost:
-            self._held_until = now + self.hold
-        hold = None
+            return  # who makes one now makes one more
         try:
-            hold = _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}'))
-            hold.wait(self._held_until)
+            self._asked_at = now
+            hold = _Hold(self._report_for_signals, frame, _SIGNALS.get(signum, f'signal {signum}'))
+            hold.wait(now + self.hold)
         except RecursionError:  # the program has not even these three left
             pass
         finally:
             if not (hold and hold.begun):  # nor has it begun if another handler has raised here
                 self._asked_at = _NEVER
-            if outermost:
-                self._held_until = _NEVER
+
+    def _report_for_signals(self, hold: _Hold) -> None:
+        """Make one report, and one more after it as long as signals have asked meanwhile."""
+        while True:
+            self._again = False
+            self._report(hold)
+            self._asked_at = _NEVER  # before we look: a signal that comes now either is seen, or begins a report itself
+            if not self._again:
+                break
+            self._asked_at = monotonic()
 
     def run(self) -> str:
         """Return a report made now, from any thread: text or JSON, without an end of line."""
@@ -280,9 +279,8 @@ class GuruMeditation:
     def _report(self, hold: _Hold) -> None:
         """Make and deliver one report. Nothing escapes, and nothing is lost."""
         try:
-            text, log_dir = self._make(hold), self._log_dir
-            if log_dir is None and self.conf is not None:
-                log_dir = hold.ask(_oslo_option, self.conf, 'log_dir', timeout=self.section_timeout)
+            text, timeout = self._make(hold), self.section_timeout
+            log_dir = self._log_dir or hold.ask(_oslo_option, self.conf, 'log_dir', timeout=timeout)
             moment = strftime(self.timestamp_fmt, gmtime(time()))
             name = f'{self._service_name or self._program}_gurumeditation_{moment}_{_os.getpid()}{self._ending}'
             _deliver(hold, text, log_dir, name.replace(os.sep, '_'), self.delivery_timeout)
@@ -291,7 +289,6 @@ class GuruMeditation:
 
     def _make(self, hold: _Hold) -> str:
         """Return the whole report as it goes out, without lone surrogates."""
-        self._asked_at = _NEVER  # who asks from here on asks for one more
         return self._render(_collect(self, hold, *_capture(hold))).encode('utf-8', 'backslashreplace').decode()
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
@@ -315,17 +312,14 @@ def _register_hooks() -> None:
 
 
 def _at_exit() -> None:
-    """Wait for our threads: the exit would kill them, perhaps with a lock in their hands that it then wants.
-
-    A sub-interpreter, as of mod_wsgi, that ends before one of its threads would even kill the process.
-    """
+    """Wait for our threads: the exit would kill them, perhaps with a lock in their hands that it then wants."""
     for report in _autorun:
         report._stop.put(None)
     hold = GuruMeditation.hold
     late = monotonic() + hold
-    while len(_threads) > len(_stuck) and monotonic() < late:
+    while len(_threads) > len(_calls) and monotonic() < late:
         _pause(0.005)
-        for call in list(_stuck.values()) if monotonic() > late - hold / 2 else ():
+        for call in list(_calls.values()) if monotonic() > late - hold / 2 else ():
             call.answers.put(None)  # the report comes out without what is late
 
 
@@ -333,11 +327,12 @@ def _after_fork() -> None:
     """Forget, in a forked child, what its parent was making: the child has none of those threads."""
     global _turn
     _turn = _new_turn()
-    for known in (_threads, _stuck, _reading):
+    for known in (_threads, _calls, _reading):
         known.clear()
     for hold in list(_holds):
         hold.restore()
-        hold.wake.put(None)
+        hold.made = True
+        hold.ring()
     for report in _autorun:
         report._asked_at = _NEVER
         report._start_watcher()
@@ -346,11 +341,12 @@ def _after_fork() -> None:
 # -- Hold: the program waits, a second at most, and a native thread makes the report ---
 
 _threads: set[object] = set()  # ours, that an exit waits for
-_holds: list[_Hold] = []  # that are under way: a forked child must put back what they have changed
-_stuck: dict[object, types.SimpleNamespace] = {}  # foreign code under way: what is late is not started again
+_holds: set[_Hold] = set()  # that are under way: a forked child must put back what they have changed
+_calls: dict[object, _Call] = {}  # of foreign code, that have not ended: what is late is not started again
 _modules = sys.modules  # the program may replace that
-# CPython's own function, also where gevent, which leaves this alias alone, or eventlet has replaced it.
-_native_start: Any = getattr(_modules.get('__original_module__thread', _thread), 'start_new', _thread.start_new_thread)
+# CPython's own functions, also where gevent, which leaves these aliases alone, or eventlet has replaced them.
+_native: Any = _modules.get('__original_module__thread', _thread)
+_start, _lock = _native.start_new, _native.allocate
 
 
 def _new_turn() -> SimpleQueue[None]:
@@ -368,7 +364,7 @@ def _start_thread(function: Callable[..., object], *arguments: object) -> int | 
     size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
     try:
         _threads.add(ours)  # here, so that an exit sees it before it runs
-        ident = None if sys.is_finalizing() else _native_start(_in_thread, (ours, function, *arguments))
+        ident = None if sys.is_finalizing() else _start(_in_thread, (ours, function, *arguments))
     except (RuntimeError, MemoryError):
         pass
     finally:
@@ -386,8 +382,9 @@ def _in_thread(ours: object, function: Any, *arguments: object) -> None:
 
 def _pause(seconds: float) -> None:
     """Wait natively, which time.sleep may not do under gevent and eventlet."""
-    with contextlib.suppress(Empty):
-        SimpleQueue[None]().get(timeout=seconds)
+    lock = _lock()
+    lock.acquire()
+    lock.acquire(True, seconds)
 
 
 class _Hold:
@@ -395,42 +392,62 @@ class _Hold:
 
     def __init__(self, work: Callable[[_Hold], object], frame: Frame, asked: str, native: bool = False) -> None:
         self.work, self.frame, self.asked = work, frame, asked  # what makes it, where the program is, and who asks
-        self.thread, self.hub = _thread.get_native_id(), None if native else _hub()
-        self.wake: SimpleQueue[Any] = SimpleQueue()  # to who waits: an errand, or at the end None
-        self.left: SimpleQueue[None] = SimpleQueue()  # to who makes the report: nobody waits any more
+        self.hub = None if native else _hub()
+        # Who waits is woken by a lock: before CPython 3.13, a signal's handler that runs when the time of a SimpleQueue
+        # is over makes it wait for ever.
+        self.bell = _lock()
+        self.bell.acquire()
+        self.green: deque[_Call] = deque()  # the calls that who waits is to run
         self.calls: SimpleQueue[Any] | None = None  # to the helper
         self.helper: int | None = None
         self.before: tuple[bool, float] = (False, 0.0)  # the collector and the switch interval, to be put back
-        self.begun = self.over = self.has_turn = False
+        self.begun = self.made = self.over = False
         self.result: Any = None
 
     def wait(self, until: float) -> str:
-        """Let a native thread do the work, wait for its end at most until then, and return what it has returned.
+        """Let a native thread make the report, wait for its end at most until then, and return its text.
 
         What the handler of another signal raises meanwhile goes straight into the program. Nothing is collected while
-        somebody waits: a finalizer is foreign code, and may want a lock of the very thread that waits. So the collector
-        is switched on again by who has waited; only if an exception has torn that does the report's thread do it.
+        somebody waits: a finalizer is foreign code, and may want a lock of the very thread that waits.
         """
         self.until = until
         try:
-            _holds.append(self)
+            _holds.add(self)
             self.before = gc.isenabled(), sys.getswitchinterval()
             gc.disable()
             sys.setswitchinterval(min(_SWITCH_INTERVAL, self.before[1]))
-            if _start_thread(self.run) is None:  # everything happens here, as well as it can
-                self.hub, self.result = None, _attempt(self.in_turn, max(0.0, until - monotonic()))
-                self.wake.put(None)
-            for errand in iter(lambda: self.wake.get(timeout=max(0.0, until - monotonic())), None):
-                if monotonic() < until:
-                    errand()
-        except Empty:
-            pass
+            if _start_thread(self.make, _LOST) is None:  # everything happens here, as well as it can
+                self.hub = None
+                self.make(max(0.0, until - monotonic()))
+            while not self.made and self.bell.acquire(True, max(0.0, until - monotonic())):
+                while self.green and monotonic() < until:
+                    self.green.popleft().run_green(self.hub)
         finally:
             self.over = True
             self.restore()
-            self.left.put(None)
         failed = self.result.error if type(self.result) is _Failure else 'it takes too long'
         return self.result if type(self.result) is str else f'no report: {failed}'
+
+    def make(self, patience: float) -> None:
+        """Make the report when it is our turn: one at a time, but for one that has not ended and counts as lost."""
+        global _turn
+        self.begun = True
+        turn = _new_turn() if self.hub else _turn  # green threads share one: who has the turn may wait for our end
+        try:
+            turn.get(timeout=patience)
+        except Empty:
+            turn = _turn = SimpleQueue()
+        self.result = _attempt(self.work, self)
+        turn.put(None)
+        if self.calls:
+            self.calls.put(None)
+        self.made = True
+        self.ring()
+        self.restore()  # nobody waits any more; who waited may have been torn from putting it back by an exception
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is rung already
+            self.bell.release()
 
     def restore(self) -> None:
         """Put back what wait() has changed, but what the program itself has set meanwhile. Twice does no harm."""
@@ -440,39 +457,10 @@ class _Hold:
         if collecting:
             gc.enable()
         self.before = (False, 0.0)
-        if self in _holds:
-            _holds.remove(self)
-
-    def run(self) -> None:
-        """Do the work: the function of the native thread."""
-        self.result = _attempt(self.in_turn, _LOST)
-        if self.calls:
-            self.calls.put(None)
-        self.wake.put(None)
-        with contextlib.suppress(Empty):
-            self.left.get(timeout=GuruMeditation.hold)
-        self.restore()
-
-    def in_turn(self, patience: float) -> object:
-        """Do the work when it is our turn: one report at a time, but for one that has not ended and counts as lost."""
-        global _turn
-        turn, self.begun = _turn, True
-        # Green threads share a thread: a report that goes on only when our own thread does must not be waited for.
-        if any(one.has_turn and one.hub and one.thread == self.thread for one in _holds):
-            return self.work(self)
-        try:
-            turn.get(timeout=patience)
-        except Empty:
-            turn = _turn = SimpleQueue()
-        self.has_turn = True
-        try:
-            return self.work(self)
-        finally:
-            self.has_turn = False
-            turn.put(None)
+        _holds.discard(self)
 
     def ask(
-        self, function: Callable[..., Any], *arguments: Any, timeout: float, key: Any = None, green: Any = None
+        self, function: Callable[..., Any], *arguments: Any, timeout: float, key: Any = None, green: bool = False
     ) -> Any:
         """Return what foreign code, or a slow system call, returns within `timeout` seconds, or a _Failure.
 
@@ -480,53 +468,86 @@ class _Hold:
         locks belong there. What is still at it from an earlier report is not started again: fifty reports must not
         leave fifty stuck threads. Where no thread can be had, it runs in place.
         """
-        key, waited = key or (id(function), *map(id, arguments)), ''
-        call, green = _stuck.get(key), green and self.hub
+        key, in_place = key or (id(function), *map(id, arguments)), green and self.hub
+        call = _calls.get(key)
         if call is None:
-            call = _stuck[key] = types.SimpleNamespace(since=time(), ticket=iter((True,)), answers=SimpleQueue())
-            call.who, call.stack = 'the thread that waits', tuple
-            work = functools.partial(_run_call, key, call, function, *arguments)
-            if green:
-                until = min(self.until, monotonic() + timeout)
-                self.wake.put(functools.partial(_in_greenlet, work, call, self.hub, until))
+            work = functools.partial(_attempt, function, *arguments)
+            call = _calls[key] = _Call(key, work, min(self.until, monotonic() + timeout))
+            if in_place:
+                self.green.append(call)
+                self.ring()
             else:
                 if self.calls is None:
                     self.calls = SimpleQueue()
                     self.helper = _start_thread(_serve, self.calls)
                 if self.helper is None:
-                    return work()
+                    return call.run()
                 call.who, call.stack = f'Thread #{self.helper}', functools.partial(_stack_of, self.helper)
-                self.calls.put(work)
-            try:
-                answer, waited = call.answers.get(timeout=0 if green and self.over else timeout), ' yet'
-                if _stuck.get(key) is not call:
-                    return answer
-            except Empty:
-                waited = f' within {timeout:g} seconds'
-            if next(call.ticket, False):
-                _stuck.pop(key, None)
+                self.calls.put(call)
+            with contextlib.suppress(Empty):
+                answer = call.answers.get(timeout=0 if in_place and self.over else timeout)
+                if answer:
+                    return answer[0]
+            if in_place and not call.begun:
+                _calls.pop(key, None)
                 return _Failure('not asked: the program is not held any longer')
-            if not green:  # this helper ends when the call does
-                self.calls = self.calls.put(None)  # type: ignore[union-attr]
-        late = f'{call.who} is at it since {_iso_time(call.since)} ({time() - call.since:.0f} s)'
-        return _Failure(f'no answer{waited}: {late}', call.stack())
+            if self.calls and not in_place:  # this helper ends when the call does
+                self.calls.put(None)
+                self.calls = None
+        since = f'since {_iso_time(call.since)} ({time() - call.since:.0f} s)'
+        return _Failure(f'no answer in time: {call.who} is at it {since}', call.stack())
 
 
-def _serve(calls: SimpleQueue[Any]) -> None:
-    for work in iter(calls.get, None):
-        work()
+class _Call:
+    """A call of foreign code, which may never end."""
 
+    def __init__(self, key: object, work: Callable[[], Any], until: float) -> None:
+        self.key, self.work, self.until, self.since, self.begun = key, work, until, time(), False
+        self.answers: SimpleQueue[Any] = SimpleQueue()  # a tuple of its answer, or None: not in time
+        self.who = 'the thread that waits'
+        self.stack: Callable[[], _Stack] = tuple
 
-def _run_call(key: object, call: types.SimpleNamespace, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it and tell who asked, unless that has been taken back."""
-    answer = None
-    if next(call.ticket, False):
+    def run(self) -> Any:
+        self.begun = True
+        answer = self.work()
+        _calls.pop(self.key, None)
+        self.answers.put((answer,))
+        return answer
+
+    def run_green(self, hub: Any) -> None:
+        """Run it in a greenlet of its own, and go on in time: it may want a lock of the interrupted one.
+
+        A timer of the hub comes back from a call that waits in a green way. Such a call goes on after the report.
+        """
+        greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # gevent's hub is one, eventlet's has
+        here, waiting = greenlet.getcurrent(), [True]
+        if here is loop:  # what waits here raises
+            self.run()
+            return
+
+        def run() -> None:
+            self.run()
+            green.parent = here if waiting else loop  # where it goes now; a wait under eventlet has changed that
+
+        green = greenlet.greenlet(run)
+        self.who, self.stack = 'a green thread', lambda: next(_stacks([green.gr_frame]))
+        left = max(0.0, self.until - monotonic())
+        if loop is hub:
+            timer = hub.loop.timer(left)
+            timer.start(here.switch)
+        else:
+            timer = hub.schedule_call_global(left, here.switch)
         try:
-            answer = _attempt(function, *arguments)
-        finally:
-            _stuck.pop(key, None)
-            call.answers.put(answer)
-    return answer
+            green.switch()
+        finally:  # somebody may kill the greenlet that waits here
+            waiting.clear()
+            timer.close() if loop is hub else timer.cancel()
+            self.answers.put(None)
+
+
+def _serve(calls: SimpleQueue[_Call]) -> None:
+    for call in iter(calls.get, None):
+        call.run()
 
 
 def _hub() -> Any:
@@ -541,36 +562,8 @@ def _hub() -> Any:
     return None
 
 
-def _in_greenlet(work: Callable[[], object], call: types.SimpleNamespace, hub: Any, until: float) -> None:
-    """Run foreign code in a greenlet of its own, and go on in time: it may want a lock of the interrupted one.
-
-    A timer of the hub comes back from a call that waits in a green way. Such a call goes on after the report.
-    """
-    greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # eventlet's hub has one, gevent's is one
-    here, waiting = greenlet.getcurrent(), [True]
-    if here is loop:  # what waits here raises
-        work()
-        return
-
-    def run() -> None:
-        work()
-        green.parent = here if waiting else loop  # where it goes now; a wait under eventlet has changed that
-
-    green, left = greenlet.greenlet(run), max(0.0, until - monotonic())
-    call.who, call.stack = 'a green thread', lambda: next(_stacks([green.gr_frame]))
-    timer = hub.loop.timer(left) if loop is hub else hub.schedule_call_global(left, here.switch)
-    try:
-        if loop is hub:
-            timer.start(here.switch)
-        green.switch()
-    finally:  # somebody may kill the greenlet that waits here
-        waiting.clear()
-        timer.close() if loop is hub else timer.cancel()
-        call.answers.put(None)  # it may go on after the report
-
-
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a step of the report returns, or a _Failure; the failure of the step before, if that has failed."""
+    """Return what a step of the report returns, or a _Failure: its own, or that of the step before."""
     for argument in arguments:
         if type(argument) is _Failure:
             return argument
@@ -581,18 +574,7 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         while trace:
             steps.append((trace.tb_frame.f_code, trace.tb_lineno))
             trace = trace.tb_next
-        if _is_the_programs(error, steps):
-            raise
         return _Failure(_error_text(error), tuple(reversed(steps)))
-
-
-def _is_the_programs(error: BaseException, steps: Iterable[Any]) -> bool:
-    """Return whether the handler of a signal has raised this, where foreign code runs in the main thread."""
-    if _thread.get_native_id() != _os.getpid():
-        return False
-    handlers = [getattr(one, '__func__', one) for one in map(_signal.getsignal, _signal.valid_signals())]
-    codes = [one.__code__ for one in handlers if type(one) is types.FunctionType]
-    return type(error) is KeyboardInterrupt or any(code is one for code, _ in steps for one in codes)
 
 
 def _error_text(error: BaseException) -> str:
@@ -1659,7 +1641,7 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
             return f'{limit} of {limit}' if error.errno == errno.EMFILE else f'at most {limit}'
 
     def collector() -> str:
-        collecting = gc.isenabled() or any(one.before and one.before[0] for one in list(_holds))
+        collecting = gc.isenabled() or any(one.before[0] for one in list(_holds))
         return f'{"enabled" if collecting else "disabled"}, counts {", ".join(map(str, gc.get_count()))}'
 
     arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
@@ -1967,8 +1949,7 @@ def _write(descriptor: int, data: bytes) -> None:
             try:
                 rest, delay = rest[_os.write(descriptor, rest) :], 0.001
             except BlockingIOError:
-                with contextlib.suppress(Empty):  # time.sleep may be a green one
-                    SimpleQueue[None]().get(timeout=delay)
+                _pause(delay)
                 delay = min(2 * delay, 0.5)
     finally:
         if before is not None:

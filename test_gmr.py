@@ -723,18 +723,14 @@ def patched_tests(patch, spawn):
         def program(self, body, **options):
             lines = f'from {spawn} import spawn, sleep\nimport posix, threading as patched\n'  # posix is never patched
             lines += """
-from _queue import Empty, SimpleQueue
+import contextlib
 
 def read():  # natively, with a limit: a signal that comes just before a system call does not interrupt it
     posix.set_blocking(0, False)
     while True:
-        try:
+        with contextlib.suppress(BlockingIOError):
             return posix.read(0, 1)
-        except BlockingIOError:
-            try:
-                SimpleQueue().get(timeout=0.05)
-            except Empty:
-                pass
+        gmr._pause(0.05)
 
 def hold():  # with the hub, whose eventlet kind does not come back from select() at the end of a pipe
     posix.set_blocking(0, False)
@@ -794,31 +790,12 @@ def hold():  # with the hub, whose eventlet kind does not come back from select(
             """) as child:
                 os.kill(child.wait_ready().pid, signal.SIGUSR2)
                 child.wait_for(child.reports, 'a report')
-                self.assertIn('no answer within 0.5 seconds', sections(child.err.decode())['Hangs'])
+                self.assertIn('no answer in time', sections(child.err.decode())['Hangs'])
                 os.kill(child.pid, signal.SIGTERM)
                 os.write(child.process.stdin.fileno(), b'+')
                 child.wait_ready(2)
                 self.assertEqual(sections(child.signal())['Hangs'].strip(), 'n')
                 self.assertEqual(child.finish(), 0, child.text())
-
-        def test_what_other_signals_handlers_raise_reaches_the_program(self):
-            with self.program("""
-                def stop(*_):
-                    raise SystemExit(7)
-                signal.signal(signal.SIGTERM, stop)
-                def work():
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    until = time.monotonic() + 0.3
-                    while time.monotonic() < until:
-                        pass
-                gmr.register_section('Exits', lambda: sys.exit('not a handler'))
-                gmr.register_section('Work', work)
-                setup('1')
-                hold()
-            """) as child:
-                text = child.wait_ready().signal()
-                self.assertIn('SystemExit: not a handler', sections(text)['Exits'])
-                self.assertEqual(child.finish(), 7)
 
         def test_a_section_that_wants_a_lock_of_the_interrupted_green_thread_waits_and_that_goes_on(self):
             with self.program("""
@@ -958,7 +935,7 @@ def hold():  # with the hub, whose eventlet kind does not come back from select(
             ):
                 os.utime(child.wait_ready() and folder)
                 child.wait_for(lambda: child.reports() == 1, 'the report of the watcher')
-                self.assertIn('no answer within 0.5 seconds', child.err.decode())
+                self.assertIn('no answer in time', child.err.decode())
                 child.signal()
                 self.assertEqual(child.finish(), 0, child.text())
 
@@ -1609,7 +1586,7 @@ class SectionsTest(unittest.TestCase):
         shown = [sections(gmr.TextGuruMeditation().run())['Stuck'] for _ in range(50)]
         self.assertRegex(
             shown[0],
-            r'^no answer within 0.5 seconds: Thread #\d+ is at it since .* \(\d s\)\n(.*\n)*.* in .*stuck_generator\n',
+            r'^no answer in time: Thread #\d+ is at it since .* \(\d s\)\n(.*\n)*.* in .*stuck_generator\n',
         )
         self.assertEqual(re.findall('since (.*) [(]', shown[0]), re.findall('since (.*) [(]', shown[49]))
         self.assertEqual(len(started), 1)
@@ -1672,6 +1649,24 @@ class HeldTest(unittest.TestCase):
     def test_it_is_a_second(self):
         self.assertEqual(gmr.GuruMeditation.hold, 1.0)
 
+    def test_by_no_other_handler_that_runs_when_the_second_ends(self):
+        # Before CPython 3.13, that makes queue.SimpleQueue.get() wait for ever.
+        text = self.check(f"""
+            def work(*_):
+                until = time.monotonic() + 0.4
+                while time.monotonic() < until:
+                    pass
+            lock = threading.Lock()
+            gmr.GuruMeditation.section_timeout = {DEADLINE}
+            gmr.register_section('Wants', lambda: lock.acquire() and 'got it')
+            signal.signal(signal.SIGALRM, work)
+            setup('1')
+            with lock:
+                signal.setitimer(signal.ITIMER_REAL, 0.15)
+                ask()
+        """)
+        self.assertEqual(sections(text)['Wants'], 'got it\n')
+
     def test_by_no_section_that_hangs(self):
         text = self.check("""
             gmr.GuruMeditation.section_timeout = 0.5
@@ -1679,10 +1674,10 @@ class HeldTest(unittest.TestCase):
             setup('1')
             ask()
         """)
-        self.assertIn('no answer within 0.5 seconds', sections(text)['Hangs'])
+        self.assertIn('no answer in time', sections(text)['Hangs'])
 
     def test_a_section_that_wants_a_lock_of_the_interrupted_code_gets_it_when_that_goes_on(self):
-        for patience, answer in ((DEADLINE, 'got it\n'), (0.1, r'no answer within 0.1 seconds: Thread #\d+')):
+        for patience, answer in ((DEADLINE, 'got it\n'), (0.1, r'no answer in time: Thread #\d+')):
             text = self.check(f"""
                 lock = threading.Lock()
                 gmr.GuruMeditation.section_timeout = {patience}
@@ -1775,7 +1770,7 @@ class HeldTest(unittest.TestCase):
             _thread.start_new_thread = _thread.start_new = threading._start_new_thread = wrapped
         """),
         )
-        self.assertIn('no answer within 0.5 seconds', sections(text)['Hangs'])
+        self.assertIn('no answer in time', sections(text)['Hangs'])
 
     def test_under_a_mocked_clock_that_is_not_asked(self):
         self.check("""
@@ -1849,6 +1844,7 @@ class HeldTest(unittest.TestCase):
                 posix.getcwd = threading.Event().wait  # as on a disk that does not answer, in a step without a deadline
                 ask()
                 posix.getcwd = getcwd
+                time.sleep(0.5)
                 ask()
             """,
                 PYTHONPATH=folder,
@@ -2146,7 +2142,7 @@ class LogDirTest(unittest.TestCase):
     def test_the_set_up_warns_if_it_is_missing(self):
         for arguments in ("log_dir='/nowhere/at/all'", "conf={'oslo_reports': {'log_dir': '/nowhere/at/all'}}"):
             with Child(f"setup('1', {arguments}); hold()", options=['-W', 'always']) as child:
-                line = b'RuntimeWarning: log_dir: there is no folder /nowhere/at/all yet'
+                line = b'RuntimeWarning: there is no folder /nowhere/at/all yet'
                 child.wait_for(lambda child=child, line=line: line in child.err, 'the warning')
                 child.wait_ready()
                 self.assertEqual(child.finish(), 0)
@@ -2768,7 +2764,7 @@ class SecretsTest(unittest.TestCase):
             '"token": {',
         ):
             with self.subTest(unit):
-                self.assertNotIn('no answer within', report_on(unit * ((1 << 20) // len(unit))))
+                self.assertNotIn('no answer in time', report_on(unit * ((1 << 20) // len(unit))))
 
     def test_at_any_depth_and_beside_their_names(self):
         self.check(
@@ -3192,7 +3188,7 @@ class WatchTest(unittest.TestCase):
         self.path += '/later/file'
         with self.child(PYTHONWARNINGS='default') as child:
             child.wait_ready()
-            child.wait_for(lambda: b'RuntimeWarning: watch_file' in child.err, 'the warning')
+            child.wait_for(lambda: b'RuntimeWarning: there is no folder' in child.err, 'the warning')
             os.makedirs(os.path.dirname(self.path))
             self.touch(child)
 
@@ -3457,7 +3453,7 @@ class CommandTest(ProgramTest):
 
     def test_a_missing_folder_is_one_line_and_the_program_runs(self):
         status, out, err = run(gmr.__file__, '--log-dir', '/nowhere/at/all', '-m', 'this')
-        self.assertEqual((status, err), (0, 'gmr: log_dir: there is no folder /nowhere/at/all yet\n'))
+        self.assertEqual((status, err), (0, 'gmr: there is no folder /nowhere/at/all yet\n'))
         self.assertIn('The Zen of Python', out)
 
     if not hasattr(sys, 'remote_exec'):
