@@ -775,9 +775,13 @@ def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
 
 
 def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
-    """Which exceptions do threads handle now, by their idents? CPython 3.9 does not tell."""
+    """Which exceptions do threads handle now, by their idents?"""
     current: dict[int, Any] = getattr(sys, '_current_exceptions', dict)()
     errors = {ident: one[1] if type(one) is tuple else one for ident, one in current.items()}  # before CPython 3.12
+    if sys.version_info < (3, 10):  # it does not tell: those that are alive, and were caught by a function that runs
+        for error in [one for one in gc.get_objects() if issubclass(type(one), BaseException)]:
+            trace = BaseException.__dict__['__traceback__'].__get__(error)
+            errors.update((ident, error) for ident, one in threads.items() if trace and trace.tb_frame in one.frames)
     return {ident: error for ident, error in errors.items() if ident in threads and error is not None}
 
 
