@@ -88,9 +88,7 @@ _WRITE_SIGNALS = {one for one, name in _SIGNALS.items() if name in ('SIGPIPE', '
 
 _Stack = tuple[tuple[types.CodeType, int], ...]  # as captured: the code and the line of each frame, innermost first
 _Thread = namedtuple('_Thread', 'frames stack')
-_Member = namedtuple(
-    '_Member', 'kind ident state stack facts'
-)  # a thread, green thread or task; facts: a dict, or a greenlet
+_Member = namedtuple('_Member', 'kind ident state stack facts')  # a thread, green thread or task; facts: a dict
 
 # Plain data with a layout of its own. A stack in it is a list of _Frame, oldest first, and _Repeated.
 _Entry = namedtuple('_Entry', 'kind count state waits_for members stack')  # the members of a kind that have one stack
@@ -233,17 +231,16 @@ class GuruMeditation:
     def _start_watcher(self) -> None:
         if self._watch_file:
             self._stop = SimpleQueue()
-            _start_thread(self._watch, self._watch_file, self._stop, _modified(self._watch_file))
+            _start_thread(self._watch, self._watch_file, self._stop, _attempt(_os.stat, self._watch_file))
 
-    def _watch(self, path: str, stop: SimpleQueue[None], seen: int | None) -> None:
+    def _watch(self, path: str, stop: SimpleQueue[None], seen: Any) -> None:
         """Make a report whenever the watched file has been touched, until told to stop."""
         while True:
             with contextlib.suppress(Empty):
                 return stop.get(timeout=self._watch_interval)
-            modified = _modified(path)
-            if modified not in (None, seen):
+            before, seen = seen, _attempt(_os.stat, path)
+            if type(seen) is os.stat_result and seen.st_mtime_ns != getattr(before, 'st_mtime_ns', None):
                 _Hold(self._report, None, 'a touched file', native=True).wait(monotonic() + self.hold)
-            seen = modified
 
     def _on_signal(self, signum: int, frame: Frame) -> None:
         """Make a report while the interrupted code waits. It takes no more than three frames of its stack."""
@@ -252,23 +249,13 @@ class GuruMeditation:
             return  # who makes one now makes one more
         try:
             self._asked_at = now
-            hold = _Hold(self._report_for_signals, frame, _SIGNALS.get(signum, f'signal {signum}'))
+            hold = _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}'))
             hold.wait(now + self.hold)
         except RecursionError:  # the program has not even these three left
             pass
         finally:
             if not (hold and hold.begun):  # nor has it begun if another handler has raised here
                 self._asked_at = _NEVER
-
-    def _report_for_signals(self, hold: _Hold) -> None:
-        """Make one report, and one more after it as long as signals have asked meanwhile."""
-        while True:
-            self._again = False
-            self._report(hold)
-            self._asked_at = _NEVER  # before we look: a signal that comes now either is seen, or begins a report itself
-            if not self._again:
-                break
-            self._asked_at = monotonic()
 
     def run(self) -> str:
         """Return a report made now, from any thread: text or JSON, without an end of line."""
@@ -277,15 +264,21 @@ class GuruMeditation:
         return hold.wait(monotonic() + 2 * _LOST)  # for its turn, and for all its steps, each of which has a deadline
 
     def _report(self, hold: _Hold) -> None:
-        """Make and deliver one report. Nothing escapes, and nothing is lost."""
-        try:
-            text, timeout = self._make(hold), self.section_timeout
-            log_dir = self._log_dir or hold.ask(_oslo_option, self.conf, 'log_dir', timeout=timeout)
-            moment = strftime(self.timestamp_fmt, gmtime(time()))
-            name = f'{self._service_name or self._program}_gurumeditation_{moment}_{_os.getpid()}{self._ending}'
-            _deliver(hold, text, log_dir, name.replace(os.sep, '_'), self.delivery_timeout)
-        except BaseException as error:  # SystemExit too: this thread would end without its duties
-            _write_stderr(hold, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
+        """Make and deliver a report, and one more if a signal asks meanwhile. Nothing escapes, and nothing is lost."""
+        while True:
+            self._again = False
+            try:
+                text, timeout = self._make(hold), self.section_timeout
+                log_dir = self._log_dir or hold.ask(_oslo_option, self.conf, 'log_dir', timeout=timeout)
+                moment = strftime(self.timestamp_fmt, gmtime(time()))
+                name = f'{self._service_name or self._program}_gurumeditation_{moment}_{_os.getpid()}{self._ending}'
+                _deliver(hold, text, log_dir, name.replace(os.sep, '_'), self.delivery_timeout)
+            except BaseException as error:  # SystemExit too: this thread would end without its duties
+                _write_stderr(hold, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
+            self._asked_at = _NEVER  # before we look: a signal that comes now is seen, or begins a report of its own
+            if not self._again:
+                return
+            self._asked_at = monotonic()
 
     def _make(self, hold: _Hold) -> str:
         """Return the whole report as it goes out, without lone surrogates."""
@@ -296,12 +289,6 @@ class GuruMeditation:
 
 
 _autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
-
-
-def _modified(path: str) -> int | None:
-    with contextlib.suppress(OSError):
-        return _os.stat(path).st_mtime_ns
-    return None
 
 
 @functools.cache
@@ -326,7 +313,7 @@ def _at_exit() -> None:
 def _after_fork() -> None:
     """Forget, in a forked child, what its parent was making: the child has none of those threads."""
     global _turn
-    _turn = _new_turn()
+    _turn = _lock()
     for known in (_threads, _calls, _reading):
         known.clear()
     for hold in list(_holds):
@@ -347,15 +334,7 @@ _modules = sys.modules  # the program may replace that
 # CPython's own functions, also where gevent, which leaves these aliases alone, or eventlet has replaced them.
 _native: Any = _modules.get('__original_module__thread', _thread)
 _start, _lock = _native.start_new, _native.allocate
-
-
-def _new_turn() -> SimpleQueue[None]:
-    turn: SimpleQueue[None] = SimpleQueue()
-    turn.put(None)
-    return turn
-
-
-_turn = _new_turn()  # who gets the item makes the report; not a lock, which might be a green one
+_turn = _lock()  # who has it makes a report
 
 
 def _start_thread(function: Callable[..., object], *arguments: object) -> int | None:
@@ -432,13 +411,12 @@ class _Hold:
         """Make the report when it is our turn: one at a time, but for one that has not ended and counts as lost."""
         global _turn
         self.begun = True
-        turn = _new_turn() if self.hub else _turn  # green threads share one: who has the turn may wait for our end
-        try:
-            turn.get(timeout=patience)
-        except Empty:
-            turn = _turn = SimpleQueue()
+        turn = _lock() if self.hub else _turn  # green threads share a thread: who has the turn may wait for our end
+        if not turn.acquire(True, patience):
+            turn = _turn = _lock()
+            turn.acquire()
         self.result = _attempt(self.work, self)
-        turn.put(None)
+        turn.release()
         if self.calls:
             self.calls.put(None)
         self.made = True
