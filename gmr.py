@@ -79,6 +79,7 @@ _MAX_LINE = 1000  # characters of a source line, or of the command line of a chi
 _LOST = 30.0  # seconds after which a report that has not ended counts as lost: it may be stuck in the kernel for ever
 _SWITCH_INTERVAL = 1e-4  # seconds, meanwhile: after every system call a busy thread would keep the interpreter for 5 ms
 _NEVER = float('-inf')
+_HOST = os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
 _TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100  # of processor time, in a second
 _STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', 'traced', 'zombie', 'idle')))
 _HERE = (lambda: None).__code__.co_filename  # as code objects name this file
@@ -182,7 +183,8 @@ class GuruMeditation:
         :raises ValueError: called outside the main thread, no such signal, or an interval that is no positive number.
         :raises TypeError: `conf` is neither a mapping nor an object with attributes.
         """
-        _check_conf(conf)
+        if issubclass(type(conf), (str, bytes, int, float, list, set)):
+            raise TypeError(f'conf must be a mapping or an object with attributes, not {type(conf).__name__}')
         report, option = cls(version, None, conf), functools.partial(_attempt, _oslo_option, conf)
         if watch_file is None:
             path, interval = option('file_event_handler'), option('file_event_handler_interval')
@@ -1021,7 +1023,7 @@ def _collect_glance(
 
     package, facts = (sections[one] if type(sections[one]) is dict else {} for one in ('Package', 'Processes'))
     name = ' '.join(str(one) for one in (package.get('product') or program, package.get('version')) if one)
-    process = {'program': _line(name), 'pid': _os.getpid(), 'host': _host(), 'asked by': asked}
+    process = {'program': _line(name), 'pid': _os.getpid(), 'host': _HOST, 'asked by': asked}
     process.update(uptime=facts.get('uptime'), time=facts.get('time'))
     findings, culprits, errors = list[str](), set[int](), dict[str, list[str]]()
     for cycle in deadlocks if type(deadlocks) is list else ():
@@ -1367,9 +1369,8 @@ def _redact_arguments(arguments: list[str]) -> list[str]:
 
 # -- Collect: foreign objects become plain data ---
 
-_MAX_ITEMS = 100_000  # of one section, keys too; a generator may return an endless iterator
 _MAX_DEPTH = 50  # of one section
-_MAX_OPEN = 4  # levels down to which a plain object is opened: what is below is the program itself
+_MAX_OPEN = 3  # levels down to which a plain object is opened: what is below is the program itself
 _MAX_TEXT = 1 << 24  # characters of one text in a section
 _MAX_BITS = 2048  # of an int: the digits of a longer one may be forbidden (sys.set_int_max_str_digits)
 _CONTAINERS = (list, tuple, set, frozenset, deque, range, MappingView)  # to iterate one of these consumes nothing
@@ -1394,99 +1395,75 @@ def _attributes(value: Any, depth: int = 0) -> Any:
         return value
     if issubclass(kind, tuple) and hasattr(kind, '_fields'):
         return dict(zip(kind._fields, value))
-    if hasattr(kind, 'mock_add_spec'):  # whatever one asks of a mock, it makes
+    if hasattr(kind, 'mock_add_spec'):  # whatever one asks of a mock, even of its class, it makes
         return None
-    known = issubclass(kind, types.SimpleNamespace) or any(hasattr(kind, mark) for mark in _RECORDS)
+    record = issubclass(kind, types.SimpleNamespace) or any(hasattr(kind, mark) for mark in _RECORDS)
     silent = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__ and not hasattr(kind, '__iter__')
-    stored = kind.__dictoffset__ or hasattr(kind, '__slots__')
-    lazy_or_function = hasattr(kind, '__next__') or hasattr(kind, '__get__')
-    if not stored or lazy_or_function or not (depth == 0 or known or (silent and depth <= _MAX_OPEN)):
+    if not (depth == 0 or record or (silent and depth <= _MAX_OPEN)):
         return None
-    classes = () if known else (value if issubclass(kind, type) else kind).__mro__[::-1]
-    layers = classes if issubclass(kind, type) else [*classes, value]
-    found = {
-        name: one
-        for layer in layers
-        for name, one in _contents(layer).items()
-        if name[:1] != '_' or not issubclass(type(layer), type) or name in ('__module__', '__name__')
-    }
-    if '_wrapped' in found or 'default_settings' in found:  # Django's lazy settings, and what they fall back to
-        below = _attributes(found.get('_wrapped', found.get('default_settings')))
-        return {
-            name: one
-            for name, one in {**(below or {}), **found}.items()
-            if name.isupper() and name not in found.get('_deleted', ())
-        }
-    home = found.get('__module__', found.get('__name__'))  # of a class or module: what is from another is an import
+    found = own = {} if issubclass(kind, type) else _contents(value)
+    for base in () if record else (value if issubclass(kind, type) else kind).__mro__:
+        found = {**vars(base), **found}
+    home = found.get('__module__', found.get('__name__', None if record else ''))  # a class from elsewhere is an import
+    wrapped = own.get('_wrapped', own.get('default_settings'))  # by Django's lazy settings, and their defaults
+    if wrapped is not None:
+        found = {name: one for name, one in {**(_attributes(wrapped) or {}), **found}.items() if name.isupper()}
     for name, one in list(found.items()):
-        code = home and (issubclass(type(one), _CODE) or hasattr(type(one), '__get__'))
-        if home and issubclass(type(one), type) and (one.__module__, one.__name__) == (home, name):
-            found[name] = types.SimpleNamespace(**_contents(one))  # `class database:` in it is a group
-        elif code or str(name).startswith('__'):
+        code = home is not None and (issubclass(type(one), _CODE) or hasattr(type(one), '__get__'))
+        if issubclass(type(one), type) and (one.__module__, one.__name__) == (home, name):
+            found[name] = types.SimpleNamespace(**vars(one))  # `class database:` in it is a group
+        elif code or str(name).startswith('__' if name in own else '_'):
             del found[name]
-    return found if found or depth == 0 else None
+    return found or None
 
 
 class _Converter:
     """Makes plain data of foreign objects. What is not known is not taken apart: it may be the program's own input."""
 
-    def __init__(self) -> None:
-        self.left = _MAX_ITEMS
-        self.above: list[int] = []  # the ids of the containers around
+    left = 100_000  # items that its section may still hold, keys too: a generator may return an endless iterator
 
-    def convert(self, value: Any, iterate: bool = False) -> Any:
-        """Return the plain data for a value; `iterate`: also for an iterator. If it raises, its error is its value."""
+    def convert(self, value: Any, above: tuple[int, ...] = (), iterate: bool = False) -> Any:
+        """Return the plain data for a value, which may be an iterator if `iterate`. An error is its value, too."""
         self.left -= 1
         kind = type(value)
-        if value is None or kind is bool or (kind is float and math.isfinite(value)):  # JSON has no NaN
-            return value
-        if kind is int:
-            return value if value.bit_length() <= _MAX_BITS else f'(int of {value.bit_length():,} bits)'
-        if id(value) in self.above or len(self.above) > _MAX_DEPTH:
-            return '(itself)' if id(value) in self.above else '(too deep)'
-        self.above.append(id(value))
+        if value is None or kind in (bool, int) or (kind is float and math.isfinite(value)):  # JSON has no NaN
+            return f'(int of {value.bit_length():,} bits)' if kind is int and value.bit_length() > _MAX_BITS else value
+        if id(value) in above or len(above) > _MAX_DEPTH:
+            return '(itself)' if id(value) in above else '(too deep)'
+        above = (*above, id(value))
         try:
             if kind is _Failure:
                 value = f'({value.error})'
-            elif hasattr(kind, 'mock_add_spec'):  # a mock records what is done to it, even str()
+            elif hasattr(kind, 'mock_add_spec'):  # it records what is done to it, even str()
                 value = repr(value)
-            elif hasattr(kind, 'get_secret_value'):  # pydantic's
-                return _HIDDEN if value.get_secret_value() else ''
             elif issubclass(kind, (bytes, bytearray, memoryview)):
                 value = bytes(value[:_MAX_TEXT]).decode('utf-8', 'backslashreplace')
             elif not issubclass(kind, (str, int, float)):
-                attributes = _attributes(value, len(self.above) + 1)
+                attributes = _attributes(value, len(above))
                 if attributes is not None:
-                    return self.mapping(attributes)
+                    return self.mapping(attributes, above)
                 if issubclass(kind, _CONTAINERS) or (iterate and issubclass(kind, Iterable)):
                     with contextlib.suppress(TypeError):  # numpy's arrays without dimensions only say that they can
-                        return self.sequence(value if issubclass(kind, _CONTAINERS) else iter(value))
+                        return self.sequence(value if issubclass(kind, _CONTAINERS) else iter(value), above)
             text = str.__str__(str(value))  # no subclass of str
             self.left -= len(text) >> 8
             return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
         except BaseException as error:
             return f'({_error_text(error)})'
-        finally:
-            self.above.pop()
 
-    def mapping(self, value: Any, hide: bool = True) -> dict[str, Any]:
+    def mapping(self, value: Any, above: tuple[int, ...] = ()) -> dict[str, Any]:
         """Return the plain data in a mapping. It is asked for no other names than it has: it may create them."""
-        kind, most = type(value), max(0, self.left) + 1
-        whole = issubclass(kind, dict) and kind.__getitem__ is dict.__getitem__  # others may change it
-        for _ in range(3):
-            items: Any = _attempt(list, itertools.islice(kind.items(value) if whole else value, most))
-            if type(items) is list:
-                break
+        kind: Any = type(value)
+        if issubclass(kind, dict) and kind.__getitem__ is dict.__getitem__:
+            items = list(self.first(kind.items(value)))
         else:
-            return {'...': self.convert(items)}
-        if not whole:
-            items = [(key, _attempt(operator.getitem, value, key)) for key in items]
+            items = [(key, _attempt(operator.getitem, value, key)) for key in list(self.first(value))]
         result: dict[str, Any] = {}
         for key, item in items:
-            name, shown = _line(str(self.convert(key))), self.convert(item)
+            name, shown = _line(str(self.convert(key, above))), self.convert(item, above)
             if self.left < 0:
-                return {**result, '...': 'cut'}
-            hidden = hide and _hidden_by_name(name, shown)
+                return {**result, '...': '(cut)'}
+            hidden = _hidden_by_name(name, shown) and (above or type(shown) is not dict)  # no group of a configuration
             while name in result:  # 1 and '1', b'two' and 'two'
                 name += f' ({len(result)})'
             result[name] = _HIDDEN if hidden else shown
@@ -1494,39 +1471,29 @@ class _Converter:
             result['value'] = _HIDDEN  # {'name': 'DB_PASSWORD', 'value': ...}
         return result
 
-    def sequence(self, value: Any) -> list[Any]:
+    def sequence(self, value: Any, above: tuple[int, ...]) -> list[Any]:
         """Return the plain data for items, without the argument after --password and the second of ('token', ...)."""
-        for _ in range(3 if issubclass(type(value), _CONTAINERS) else 1):  # others may change it before the one C pass
-            items: list[Any] = []
-            failure = _attempt(items.extend, itertools.islice(value, max(0, self.left) + 1))  # keeps what comes before
-            if failure is None:
-                break
+        items: list[Any] = []
+        failure = _attempt(items.extend, self.first(value))  # keeps what comes before
         items += [] if failure is None else [failure]
         if {str} == set(map(type, items)) and any(item.startswith('-') for item in items):
             items = _redact_arguments(items)
-        result: list[Any] = []
-        for item in items:
-            result.append(self.convert(item))
-            if self.left < 0:
-                return [*result[:-1], '... (cut)']
+        result: list[Any] = [self.convert(item, above) for item in items if self.left >= 0]
         if len(result) == 2 and type(result[0]) is str and _hidden_by_name(result[0], result[1]):
             result[1] = _HIDDEN
-        return result
+        return result if self.left >= 0 else [*result, '... (cut)']
 
-
-def _check_conf(conf: object) -> None:
-    """Raise a TypeError if that can be no configuration."""
-    if conf is not None and _attributes(conf) is None and not hasattr(type(conf), 'mock_add_spec'):
-        raise TypeError(f'conf must be a mapping or an object with attributes, not {type(conf).__name__}')
+    def first(self, value: Iterable[Any]) -> Iterator[Any]:
+        """Return as many items as may be left: from iter() to the last in one C pass, since threads may change them."""
+        return itertools.chain.from_iterable(map(itertools.islice, (value,), (max(0, self.left) + 1,)))
 
 
 def _oslo_option(conf: Any, name: str) -> Any:
     """Return an option of the group oslo_reports, or None."""
     for key in ('oslo_reports', name):
         options = _attributes(conf)
-        if options is None or key not in [one for one in options if type(one) is str]:  # `in` may create
-            return None
-        conf = options[key]
+        known = options is not None and key in [one for one in options if type(one) is str]  # `in` may create it
+        conf = options[key] if known else None
     return conf
 
 
@@ -1536,22 +1503,23 @@ def _collect_configuration(conf: Any) -> object:
     if conf is None:
         return 'No configuration was given to setup_autorun().'
     attributes, own, groups = _attributes(conf), _contents(conf), dict[str, dict[str, object]]()
-    if attributes is None:  # a mock
+    if attributes is None:  # of a mock nothing more is asked
         return _Converter().convert(conf)
-    for name, shown in _Converter().mapping(attributes, hide=False).items():
+    for name, value in _Converter().mapping(attributes).items():
         default = name == own.get('default_section')  # of a ConfigParser
-        options = shown if isinstance(shown, dict) and (shown or default) else {name: shown}
-        group = groups.setdefault(name if options is shown and not default else 'default', {})
+        options = value if type(value) is dict and (value or default) else {name: value}
+        group = groups.setdefault(name if options is value and not default else 'default', {})
         # oslo.config marks its secrets; elsewhere all that a group with a secret name holds is secret.
         marks = _contents(own['_groups'].get(name, conf))['_opts'] if {'_groups', '_opts'} <= own.keys() else None
         for option, one in options.items():
-            marked = _contents(marks[option]['opt']).get('secret') if marks and option in marks else False
-            hidden = (marked and one) or _hidden_by_name(option, one) or (marks is None and _hidden_by_name(name, one))
+            marked = marks and option in marks and _contents(marks[option]['opt']).get('secret')
+            hidden = (one and marked) or (marks is None and _hidden_by_name(name, one))
             while option in group:
                 option += f' ({len(group)})'
             group[option] = _HIDDEN if hidden else one
     names = sorted(filter(groups.get, groups), key=lambda name: (name != 'default', name))
-    return _Configuration((name, dict(sorted(groups[name].items()))) for name in names) or 'The configuration is empty.'
+    shown = _Configuration((name, dict(sorted(groups[name].items()))) for name in names)
+    return shown or 'The configuration is empty.'
 
 
 def _collect_registered(generator: Callable[[], object]) -> object:
@@ -1573,36 +1541,28 @@ def _resolve_version(version: object) -> object:
 
         with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
             facts = metadata.metadata(version)
-            people = ('Author', 'Maintainer', 'Author-email', 'Maintainer-email')
-            vendor = next((facts[key] for key in people if key in facts), None)
+            vendor = next((facts[key] for key in ('Author', 'Maintainer', 'Author-email') if key in facts), None)
             return types.SimpleNamespace(product=facts['Name'], vendor=vendor, version_string=facts['Version'])
-    return version
+    return types.SimpleNamespace(version_string=version) if isinstance(version, str) else version
 
 
 def _collect_package(version: Any) -> object:
     """Which program is this, in which version?"""
 
     def ask(*names: str) -> object:
-        for subject, name in itertools.product((version, getattr(version, 'version_info', None)), names):
-            value = getattr(subject, name, None)
-            if value is not None:
-                return value() if callable(value) else value
-        return None
+        subjects = version, getattr(version, 'version_info', None)
+        values = (getattr(subject, name, None) for subject in subjects for name in names)
+        value = next((one for one in values if one is not None), None)
+        return value() if callable(value) else value
 
-    product = ask('product_string', 'product', 'package')
-    if product is None and isinstance(version, types.ModuleType):
-        product = version.__name__.partition('.')[0]
-    number = (
-        version if isinstance(version, str) else ask('version_string_with_package', 'version_string', '__version__')
-    )
-    return _Converter().convert({'product': product, 'vendor': ask('vendor_string', 'vendor'), 'version': number})
+    module = version.__name__.partition('.')[0] if isinstance(version, types.ModuleType) else None
+    product, vendor = ask('product_string', 'product', 'package') or module, ask('vendor_string', 'vendor')
+    number = ask('version_string_with_package', 'version_string', '__version__')
+    return _Converter().convert({'product': product, 'vendor': vendor, 'version': number})
 
 
 def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     """What process is this, since when, and what does it consume?"""
-
-    def uptime() -> float:  # a start counts from the boot of the host; in a container /proc/uptime may be another's
-        return clock_gettime(CLOCK_BOOTTIME) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS
 
     def open_files() -> str:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -1611,17 +1571,15 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
         except OSError as error:
             return f'{limit} of {limit}' if error.errno == errno.EMFILE else f'at most {limit}'
 
-    def collector() -> str:
-        collecting = gc.isenabled() or any(one.before[0] for one in list(_holds))
-        return f'{"enabled" if collecting else "disabled"}, counts {", ".join(map(str, gc.get_count()))}'
-
-    arguments = getattr(sys, 'orig_argv', None) or [sys.executable, *getattr(sys, 'argv', ())]  # CPython 3.10
+    # Its start counts from the boot of the host; in a container /proc/uptime may be another's.
+    uptime = _attempt(lambda: clock_gettime(CLOCK_BOOTTIME) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS)
+    collector = 'enabled' if gc.isenabled() or any(hold.before[0] for hold in list(_holds)) else 'disabled'
     questions: dict[str, Callable[[], object]] = {
-        'process': lambda: _process(ask, '/proc/self', _os.getpid(), _os.getppid(), {}),
+        'process': lambda: _process(ask, {}, _os.getppid()),
         'time': lambda: _iso_time(time()),
-        'start time': lambda: _iso_time(time() - uptime()),
-        'uptime': lambda: f'{uptime():.0f} s',
-        'command line': lambda: _command_line(arguments),
+        'start time': lambda: _iso_time(time() - uptime),
+        'uptime': lambda: f'{uptime:.0f} s',
+        'command line': lambda: _line(' '.join(_redact_arguments(getattr(sys, 'orig_argv', sys.argv)))),  # CPython 3.10
         'working directory': lambda: _line(_redact(_os.getcwd())),
         'python': lambda: f'{sys.implementation.name} {sys.version.split()[0]} at {sys.executable}',
         'platform': lambda: ' '.join(_os.uname()),
@@ -1629,17 +1587,34 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
         'resident memory': lambda: f'{int(_read("/proc/self/statm").split()[1]) * resource.getpagesize() >> 20} MiB',
         'peak resident memory': lambda: f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB',
         'open files': open_files,
-        'garbage collector': collector,
+        'garbage collector': lambda: f'{collector}, counts {", ".join(map(str, gc.get_count()))}',
     }
-    facts = {}
-    for name, question in questions.items():
-        with contextlib.suppress(OSError, ValueError, IndexError, AttributeError, NameError):
-            facts[name] = question()
-    return facts
+    facts = {name: _attempt(question) for name, question in questions.items()}
+    return {name: fact for name, fact in facts.items() if type(fact) is not _Failure}  # a platform may not tell
 
 
-def _command_line(arguments: Iterable[object]) -> str:
-    return _line(' '.join(_redact_arguments(list(map(str, arguments)))))
+def _process(ask: Callable[..., Any], users: dict[int, str], parent: int, proc: str = 'self') -> _Process:
+    """Return a process, by its folder in /proc, with its children, and theirs."""
+    pid, uid, state, command, answer = _os.getpid(), _os.getuid(), 'running', '', ''
+    if proc != 'self':
+        status = dict(re.findall(r'(\w+):\t(.*)', _read(f'/proc/{proc}/status').decode('utf-8', 'replace')))
+        pid = int(proc if _sees_itself() else status['NSpid'].split()[-1])
+        uid, state = int(status['Uid'].split()[0]), status['State'][3:-1]
+        arguments = _read(f'/proc/{proc}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0')
+        command = _line(' '.join(_redact_arguments(arguments)))[:_MAX_LINE]
+        caught, ignored = (int(status[mask], 16) >> (signal.SIGUSR2 - 1) & 1 for mask in ('SigCgt', 'SigIgn'))
+        answer = 'answers' if caught else 'ignores it' if ignored else 'dies of it'
+    # The data base of users may be on a server that does not answer.
+    users[uid] = users.get(uid) or ask(lambda: pwd.getpwuid(uid).pw_name, key=('user', uid))
+    user = users[uid] if type(users[uid]) is str else str(uid)
+    threads = _attempt(_os.listdir, f'/proc/{proc}/task')  # cheaper than to look at all processes
+    if proc == 'self' and type(_attempt(_os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is _Failure:
+        threads = []  # with thousands of threads it takes long to find that there are no children
+    lists = [_attempt(_read, f'/proc/{proc}/task/{thread}/children') for thread in threads]
+    pids = sorted(int(child) for some in lists if type(some) is bytes for child in some.split())
+    found = [_attempt(_process, ask, users, pid, str(child)) for child in pids]
+    children = [one for one in found if type(one) is _Process]  # others have just ended
+    return _Process(pid, parent, user, uid, state, command, answer, children)
 
 
 def _iso_time(moment: float) -> str:
@@ -1653,44 +1628,7 @@ def _stat_fields(path: str) -> list[str]:
 
 def _sees_itself() -> bool:
     """Return whether /proc is of our own pid namespace: else the numbers in it are those of other processes."""
-    with contextlib.suppress(OSError, AttributeError):  # Windows has no such function
-        return _os.readlink('/proc/self') == str(_os.getpid())
-    return False
-
-
-def _process(ask: Callable[..., Any], proc: str, pid: int, parent: int, users: dict[int, str]) -> _Process:
-    """Return a process with its children, and theirs."""
-    uid, state, command, answer = -1, 'running', '', ''
-    pids: list[int] = []
-    children: list[_Process] = []
-    with contextlib.suppress(OSError, AttributeError):  # Windows has neither
-        if proc == '/proc/self':  # its folder may be root's; waitid() raises ChildProcessError if there are none
-            uid = _os.getuid()
-            _os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        else:
-            letter, uid = _stat_fields(f'{proc}/stat')[0], _os.stat(proc).st_uid
-            state = _STATES.get(letter, letter)
-            command = _command_line(_read(f'{proc}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0'))
-            masks = dict(re.findall(rb'(Sig[CI]g[tn]):\s*(\w+)', _read(f'{proc}/status')))
-            caught, ignored = (int(masks[name], 16) >> (signal.SIGUSR2 - 1) & 1 for name in (b'SigCgt', b'SigIgn'))
-            answer = 'answers' if caught else 'ignores it' if ignored else 'dies of it'
-        for thread in _os.listdir(f'{proc}/task'):  # cheaper than to look at all processes
-            with contextlib.suppress(OSError):
-                pids.extend(map(int, _read(f'{proc}/task/{thread}/children').split()))
-    if uid not in users:  # the data base of users may be on a server that does not answer
-        name = ask(lambda: pwd.getpwuid(uid).pw_name, key=('user', uid))
-        users[uid] = name if type(name) is str else str(uid)
-    counts_alike = not pids or _sees_itself()
-    for child in sorted(pids):
-        with contextlib.suppress(OSError, IndexError):
-            own = None if counts_alike else re.search(rb'NSpid:.*\t(\d+)', _read(f'/proc/{child}/status'))
-            number = int(own[1]) if own else child
-            children.append(_process(ask, f'/proc/{child}', number, pid, users))
-    return _Process(pid, parent, users[uid], uid, state, command[:_MAX_LINE], answer, children)
-
-
-def _host() -> str:
-    return str(_os.uname().nodename) if hasattr(_os, 'uname') else os.environ.get('COMPUTERNAME', '')
+    return bool(_attempt(_os.readlink, '/proc/self') == str(_os.getpid()))
 
 
 # -- Render: plain data in, text out ---
@@ -1812,7 +1750,7 @@ class JSONGuruMeditation(GuruMeditation):
         self._dumps = json.dumps
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
-        header = {'format': 2, 'time': _iso_time(time()), 'host': _host(), 'pid': _os.getpid()}
+        header = {'format': 2, 'time': _iso_time(time()), 'host': _HOST, 'pid': _os.getpid()}
         document: dict[str, object] = {'Guru Meditation': {**header, 'program': self._program}}
         for title, data in sections:
             while title in document:  # a program may call its section as we call ours
