@@ -576,11 +576,13 @@ def _loaded(module: str, name: str) -> Any:
 # -- Capture: all stacks at one moment, in C ---
 
 _CODE_AND_LINE = operator.attrgetter('f_code', 'f_lineno')
+_registry: dict[int, Any] = threading._active  # type: ignore[attr-defined]  # without its lock: the program may hold it
 _AWAITS = {  # the frame of an awaitable, and what it awaits itself
     types.CoroutineType: operator.attrgetter('cr_frame', 'cr_await'),
     types.GeneratorType: operator.attrgetter('gi_frame', 'gi_yieldfrom'),
     types.AsyncGeneratorType: operator.attrgetter('ag_frame', 'ag_await'),
 }
+_STEPS = 'async_generator_asend', 'async_generator_athrow'
 
 
 def _walk(tops: Iterable[Frame]) -> Iterator[Iterator[Any]]:
@@ -694,22 +696,22 @@ def _capture_greenlets(greenlets: list[Any]) -> list[_Member]:
 def _capture_tasks(tasks: list[Any], threads: dict[int, _Thread]) -> list[_Member]:
     """What is every unfinished asyncio task doing, and which others does it wait for?"""
     members, pending = [], [task for task in tasks if _attempt(_stored, task, '_state') in (None, 'PENDING')]
+    places = {frame: (ident, at) for ident, one in threads.items() for at, frame in enumerate(one.frames)}
     waits = _attempt(_task_waits, pending)
     for task in pending:
-        coroutine, state, where = _stored(task, '_coro'), 'waiting', ''
+        state, where, awaited = 'waiting', '', waits.get(id(task), ()) if type(waits) is dict else ()
         for _ in range(3):  # the loop of another thread may go on between two frames: then once more
-            chain = list(_await_chain(coroutine))
-            stack = tuple(map(_CODE_AND_LINE, reversed(chain)))
-            if list(_await_chain(coroutine)) == chain:
+            chain = list(_await_chain(_stored(task, '_coro')))
+            stack = tuple(_CODE_AND_LINE(frame) for _, frame in reversed(chain))
+            if list(_await_chain(_stored(task, '_coro'))) == chain:
                 break
-        if type(coroutine) in _AWAITS and getattr(coroutine, 'cr_running', getattr(coroutine, 'gi_running', False)):
-            state = 'running'
-            for ident, thread in threads.items():
-                if chain and chain[0] in thread.frames:
-                    stack, where = thread.stack[: thread.frames.index(chain[0]) + 1], f' in Thread #{ident}'
-        elif len(chain) == 1 and not getattr(coroutine, 'cr_suspended', chain[0].f_lasti != -1):  # CPython 3.11
-            state = 'not started'
-        awaited = waits.get(id(task), ()) if type(waits) is dict else ()
+        for outer, frame in chain[:1]:
+            if frame in places:
+                ident, at = places[frame]
+                state, where, stack = 'running', f' in Thread #{ident}', threads[ident].stack[: at + 1]
+            elif type(outer) is types.CoroutineType and not outer.cr_running:
+                started = getattr(outer, 'cr_suspended', frame.f_lasti != -1)  # CPython 3.11
+                state = 'waiting' if started else 'not started'
         more = f' and {len(awaited) - 3:,} more' if len(awaited) > 3 else ''
         facts: dict[str, Any] = {'name': _task_name(task), 'state': state + where}
         facts['waits_for'] = ', '.join(map(_task_name, awaited[:3])) + more or None
@@ -717,41 +719,31 @@ def _capture_tasks(tasks: list[Any], threads: dict[int, _Thread]) -> list[_Membe
     return members
 
 
-def _stored(one: Any, name: str) -> Any:
-    """Return what an object has stored under a name, or None: its class may have a property or a __getattribute__."""
-    for kind in (_loaded('_asyncio', 'Task'), _loaded('_asyncio', 'Future')):
-        if kind and issubclass(type(one), kind):
-            return getattr(kind, name).__get__(one)
-    return _fields(one).get(name)
-
-
-def _fields(one: Any) -> dict[str, Any]:
-    return object.__getattribute__(one, '__dict__')  # type: ignore[no-any-return]
-
-
-def _registry() -> dict[int, Any]:
-    """Return all threads by their idents: without the lock of threading, which the program may hold."""
-    return threading._active  # type: ignore[attr-defined, no-any-return]
-
-
 def _task_name(task: Any) -> str:
     name = _stored(task, 'get_name')  # of a task that is written in C
     return str(name() if name else _stored(task, '_name'))
 
 
-def _await_chain(awaitable: Any) -> Iterator[types.FrameType]:
-    """Yield the frames from a coroutine, or what behaves like one, down to its innermost await."""
+def _stored(one: Any, name: str) -> Any:
+    """Return what an object has stored under a name, or None: its class may have a property or a __getattribute__."""
+    for kind in (_loaded('_asyncio', 'Task'), _loaded('_asyncio', 'Future')):
+        if kind and issubclass(type(one), kind):
+            return getattr(kind, name).__get__(one)
+    return object.__getattribute__(one, '__dict__').get(name) if one is not None else None
+
+
+def _await_chain(awaitable: Any) -> Iterator[tuple[Any, types.FrameType]]:
+    """Yield a coroutine, or what behaves like one, and all that it awaits, each with its frame."""
     seen = set()  # iter(function, coroutine) as an awaitable leads back to the coroutine
     while awaitable is not None and id(awaitable) not in seen:
         seen.add(id(awaitable))
         if type(awaitable) in _AWAITS:
-            frame, awaitable = _AWAITS[type(awaitable)](awaitable)
+            outer, (frame, awaitable) = awaitable, _AWAITS[type(awaitable)](awaitable)
             if frame is not None:
-                yield frame
+                yield outer, frame
         else:  # a step of an async generator, or of __await__(): only the collector knows what is in it
-            inside = gc.get_referents(awaitable)
-            kinds = (*_AWAITS, *(type(one) for one in inside if type(one).__name__.startswith('async_generator_')))
-            awaitable = next((one for one in inside if type(one) in kinds), None)
+            steps = (one for one in gc.get_referents(awaitable) if type(one) in _AWAITS or type(one).__name__ in _STEPS)
+            awaitable = next(steps, None)
 
 
 def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
@@ -765,23 +757,25 @@ def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
     return {ident: error for ident, error in errors.items() if ident in threads and error is not None}
 
 
+def _native_id(thread: Any) -> Any:
+    """Return the kernel's number of a thread. What the main thread knows of itself is of before a fork."""
+    return _os.getpid() if thread is threading.main_thread() else _stored(thread, '_native_id')
+
+
 def _describe_threads(threads: dict[int, _Thread], shown: int | None, waits: Any) -> list[_Member]:
     """What is every thread doing, and for which other does it wait?"""
-    members, main, readable = [], threading.main_thread(), _sees_itself()
-    known: dict[Any, Any] = {shown: main, **_registry()}  # a patched process does not know its main thread
+    members, readable = [], _sees_itself()
+    known: dict[Any, Any] = {shown: threading.main_thread(), **_registry}  # a patched process does not know its own
     for ident, thread in threads.items():
-        own = _fields(known[ident]) if ident in known else {}
-        # What the main thread knows of itself is of before a fork.
-        native = _os.getpid() if known.get(ident) is main else own.get('_native_id')
-        facts = {'id': ident, 'name': own.get('_name'), 'daemon': own.get('_daemonic'), 'native_id': native}
+        name, daemon = (_stored(known.get(ident), one) for one in ('_name', '_daemonic'))
+        facts = {'id': ident, 'name': name, 'daemon': daemon, 'native_id': _native_id(known.get(ident))}
         with contextlib.suppress(OSError, IndexError):
-            fields = _stat_fields(f'/proc/self/task/{native}/stat') if readable and native else []
+            fields = _stat_fields(f'/proc/self/task/{facts["native_id"]}/stat') if readable else []
             # The one that waits for this report: what it did before, the kernel no longer knows.
             facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
             facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
         if type(waits) is dict and ident in waits:
-            holder = known.get(waits[ident].holder)
-            facts['waits_for'] = f'{waits[ident].what} {_fields(holder).get("_name") if holder else "a thread"}'
+            facts['waits_for'] = f'{waits[ident].what} {_stored(known.get(waits[ident].holder), "_name") or "a thread"}'
         members.append(_Member('Thread', ident, facts.get('state'), thread.stack, facts))
     return members
 
@@ -790,7 +784,6 @@ def _describe_threads(threads: dict[int, _Thread], shown: int | None, waits: Any
 # Only what is certain, without foreign code: attributes as they are stored, locals of library functions alone.
 
 _Wait = namedtuple('_Wait', 'what holder ever')  # 'the end of', a thread's ident, whether without a time limit
-_STILL = 0.01  # seconds in which the threads of a deadlock must not have moved
 _LIBRARY = dirname(os.__file__) + os.sep
 _THREAD_WAITS = {  # functions in which a thread waits, and the attribute of `self` that tells for whom
     '<frozen importlib._bootstrap>:acquire': 'owner',
@@ -817,7 +810,7 @@ def _thread_waits(threads: dict[int, _Thread]) -> dict[int, _Wait]:
     return {ident: waits[ident] for ident in calls if waits[ident].holder in threads.keys() - {ident}}
 
 
-def _thread_wait(threads: dict[int, Any], frame: types.FrameType, *outer: types.FrameType) -> _Wait | None:
+def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: types.FrameType) -> _Wait | None:
     """Whom does a thread wait for, if its innermost function is one of the library's?"""
     function = _function(frame.f_code)
     if function in ('threading.py:wait', 'threading.py:_wait_for_tstate_lock') and not frame.f_locals.get('gotit'):
@@ -828,31 +821,35 @@ def _thread_wait(threads: dict[int, Any], frame: types.FrameType, *outer: types.
     this, ever = frame.f_locals['self'], frame.f_locals.get('timeout') is None
     found = _stored(this, attribute)
     if attribute == 'owner':
-        return _Wait(f'the import of {_line(_stored(this, "name"))} by', found, ever)
-    if attribute == '_ident':  # it is used again
-        return _Wait('the end of', found, ever) if _registry()[found] is this else None
-    if attribute == '_state':  # the fifth function of a pool's thread is that of the work item
-        fifth = [(ident, one.frames[-5]) for ident, one in threads.items() if len(one.frames) > 4]
-        works = [(ident, one) for ident, one in fifth if _function(one.f_code) == 'concurrent/futures/thread.py:run']
-        ident = next(ident for ident, one in works if one.f_locals['self'].future is this)
+        return _Wait(f'the import of {_stored(this, "name")} by', found, ever)
+    if attribute == '_ident' and _registry[found] is this:  # it is used again
+        return _Wait('the end of', found, ever)
+    if attribute == '_state' and found == 'RUNNING':  # the fifth function of a pool's thread is that of the work item
+        fifth = ((ident, run) for ident, one in threads.items() for run in one.frames[-5:-4])
+        works = ((ident, run) for ident, run in fifth if _function(run.f_code) == 'concurrent/futures/thread.py:run')
+        ident = next((ident for ident, run in works if run.f_locals['self'].future is this), 0)
         return _Wait(f'Future at {id(this):#x} run by', ident, ever)
+    if type(found) is not _thread.RLock:
+        return None
     if frame.f_code.co_name == 'handle':  # the line that takes the lock is also where it is given back
-        spans = [one[:2] for one in frame.f_code.co_lines() if one[2] == frame.f_lineno]
-        if len(spans) == 1 or frame.f_lasti >= spans[0][1]:
+        starts = [start for start, _, line in frame.f_code.co_lines() if line == frame.f_lineno]
+        if frame.f_lasti >= starts[1]:
             return None
-    owner = re.search(r' owner=(\d+) ', _thread.RLock.__repr__(found)) if type(found) is _thread.RLock else None
-    return _Wait(f'RLock at {id(found):#x} held by', int(owner[1]), True) if owner else None
+    owner = _thread.RLock.__repr__(found).partition(' owner=')[2].split()[0]
+    return _Wait(f'RLock at {id(found):#x} held by', int(owner), True)
 
 
 def _deadlocks(waits: dict[int, _Wait], look_again: Callable[[], Any], frozen: Sequence[int]) -> list[list[int]]:
     """Which threads wait for each other in a circle, found twice while each slept or is `frozen`?"""
+
+    def stamp(ident: int) -> list[str]:  # its state, and how often it has run
+        status = _read(f'/proc/self/task/{_native_id(_registry[ident])}/status').decode()
+        return re.findall(r'\n(?:State|\w+_ctxt_switches):\t(\w+)', status)
+
     waits = {ident: wait for ident, wait in waits.items() if wait.ever and wait.holder in waits}
-    if not waits:
-        return []
-    stamps = {ident: _attempt(_stamp, ident) for ident in waits}
-    _pause(_STILL)
-    again, circles = _thread_waits(look_again()), []
-    slept = {one for one, stamp in stamps.items() if type(stamp) is list and stamp == _attempt(_stamp, one)}
+    stamps = {ident: _attempt(stamp, ident) for ident in waits}
+    again, circles = _thread_waits(look_again()) if waits else {}, []
+    slept = {ident for ident, one in stamps.items() if one[0] == 'S' and one == _attempt(stamp, ident)}
     still = {one: wait.holder for one, wait in waits.items() if again.get(one) == wait and one in {*slept, *frozen}}
     for ident in list(still):
         path: list[int] = []
@@ -864,90 +861,56 @@ def _deadlocks(waits: dict[int, _Wait], look_again: Callable[[], Any], frozen: S
     return circles
 
 
-def _stamp(ident: int) -> list[bytes] | None:
-    """How often has a thread run that sleeps now?"""
-    thread = _registry()[ident]
-    # What the main thread knows of itself is of before a fork.
-    native = _os.getpid() if thread is threading.main_thread() else _stored(thread, '_native_id')
-    status = _read(f'/proc/self/task/{native}/status')
-    return re.findall(rb'_ctxt_switches:\t\d+', status) if b'\nState:\tS' in status else None
-
-
 def _task_waits(tasks: list[Any]) -> dict[int, list[Any]]:
     """Which tasks does each task certainly wait for? By the id of the one that waits."""
-    pending = {id(task): task for task in tasks if _stored(task, '_state') in (None, 'PENDING')}
-    awaited = {ident: _stored(task, '_fut_waiter') for ident, task in pending.items()}
-    filled, known = {**_filled(pending), **_held(pending, awaited)}, {ident: [task] for ident, task in pending.items()}
-
-    def fillers(future: Any) -> list[Any]:  # one list for all who wait for the same
-        if id(future) not in known:
-            found = [fillers(one) for one in filled.get(id(future), ())]
-            known[id(future)] = found[0] if len(found) == 1 else list(itertools.chain.from_iterable(found))
-        return known[id(future)]
-
-    waits = {ident: fillers(one) for ident, one in awaited.items() if id(one) in filled or id(one) in pending}
+    awaited = {id(task): _stored(task, '_fut_waiter') for task in tasks}
+    fillers = {id(task): [task] for task in tasks}  # the tasks that end this task or future, by its id
+    holders: dict[int, tuple[Any, list[Any]]] = {}  # the lock, and the tasks that have it
+    for task in tasks:
+        reached = [task]
+        for one in reached:  # it grows
+            for future in _filled_by(one):
+                some = fillers.setdefault(id(future), [])
+                if id(future) not in awaited and not (some and some[-1] is task):
+                    some.append(task)
+                    reached.append(future)
+        for lock in _held_by(task):
+            holders.setdefault(id(lock), (lock, []))[1].append(task)
+    for lock, some in holders.values():
+        if len(some) == 1 and (_stored(lock, '_locked') or _stored(lock, '_value') == 0):
+            fillers.update((id(future), some) for future in list(_stored(lock, '_waiters') or ()))
+    waits = {one: fillers[id(future)] for one, future in awaited.items() if id(future) in fillers}
     # What has moved on meanwhile, in the loop of another thread, is not claimed.
-    same = {ident for ident, future in awaited.items() if _stored(pending[ident], '_fut_waiter') is future}
-    waits = {ident: some for ident, some in waits.items() if ident in same and id(some[0]) in same}
-    return {ident: some for ident, some in waits.items() if _stored(awaited[ident], '_state') in (None, 'PENDING')}
+    still = {id(task) for task in tasks if _stored(task, '_fut_waiter') is awaited[id(task)]}
+    still -= {one for one in waits if _stored(awaited[one], '_state') not in (None, 'PENDING')}
+    return {one: some for one, some in waits.items() if one in still and id(some[0]) in still}
 
 
-def _filled(pending: dict[int, Any]) -> dict[int, list[Any]]:
-    """Which tasks and futures fill each future of gather, wait, shield and the like when they end? By its id."""
-    filled: dict[int, list[Any]] = {}
-    todo = list(pending.values())
-    for one in todo:  # it grows
-        for callback, _ in _stored(one, '_callbacks') or ():
-            for target in _targets(callback):
-                if id(target) not in filled and id(target) not in pending:
-                    todo.append(target)
-                filled.setdefault(id(target), []).append(one)
-    return filled
-
-
-def _targets(callback: Any) -> list[Any]:
-    """Which futures can a callback fill, if it is one of asyncio's own?"""
-    function = callback.func if type(callback) is functools.partial else callback
-    function = function.__func__ if type(function) is types.MethodType else function
-    name = _function(function.__code__) if type(function) is types.FunctionType else ''
-    # What shield() returns looks back to what fills it, and a task written in Python to what it waits for.
-    if not name.startswith('asyncio/') or name.endswith((':_outer_done_callback', ':__wakeup')):
-        return []
-    owner = getattr(callback, '__self__', function)
-    found = [*gc.get_referents(*(function.__closure__ or ())), *getattr(callback, 'args', ()), *vars(owner).values()]
-    found += [getter for one in found if type(one) is _loaded('asyncio.queues', 'Queue') for getter in one._getters]
+def _filled_by(ended: Any) -> Iterator[Any]:
+    """Yield the futures of gather, wait, shield and the like that the callbacks of a task or future fill."""
+    queue = _loaded('asyncio.queues', 'Queue')
     kinds = _loaded('_asyncio', 'Future') or type, _loaded('asyncio.futures', '_PyFuture')
-    return [one for one in found if issubclass(type(one), kinds)]
+    for callback, _ in _stored(ended, '_callbacks') or ():
+        function = callback.func if type(callback) is functools.partial else callback
+        function = function.__func__ if type(function) is types.MethodType else function
+        if type(function) is types.FunctionType and _function(function.__code__).startswith('asyncio/'):
+            owner, inside = getattr(callback, '__self__', function), gc.get_referents(*(function.__closure__ or ()))
+            found = [*inside, *getattr(callback, 'args', ()), *vars(owner).values()]
+            found += gc.get_referents(*(one._getters for one in found if type(one) is queue))  # of as_completed
+            yield from (one for one in found if issubclass(type(one), kinds))
 
 
-def _held(pending: dict[int, Any], awaited: dict[int, Any]) -> dict[int, list[Any]]:
-    """Which task has the lock, semaphore or condition of asyncio that a future stands in line for? By its id."""
-    chains: dict[int, list[Any]] = {}
-    for ident, task in pending.items():
-        one, chains[ident] = _stored(task, '_coro'), []
-        while type(one) is types.CoroutineType:
-            chains[ident] += one, one.cr_frame
-            one = one.cr_await
-        if None in chains[ident][1::2]:  # it has ended meanwhile
-            chains[ident] = []
-    ends = {ident: chain[-1] for ident, chain in chains.items() if chain and chain[-1].f_code.co_name == 'acquire'}
-    acquire = 'asyncio/locks.py:acquire'
-    asked = {ident: one.f_locals['self'] for ident, one in ends.items() if _function(one.f_code) == acquire}
-    holders: dict[int, list[Any]] = {}
-    leave = _loaded('asyncio.locks', 'Lock').__aexit__ if asked else None
-    for ident, chain in chains.items() if asked else ():
-        values = gc.get_referents(*chain)  # before CPython 3.11 it is the frame that holds
-        guards = [one.__self__ for one in values if type(one) is types.MethodType and one.__func__ is leave]
-        guards += [this for one, this in zip(values, values[1:]) if one is leave]  # since CPython 3.14
-        # Who waits in `acquire` or `wait` does not have it.
-        inner = [one.f_locals['self'] for one in chain[1::2] if _function(one.f_code).startswith('asyncio/locks.py')]
-        held, wanted = ({id(vars(one).get('_lock', one)) for one in some} for some in (guards, inner))
-        for lock in held - wanted:
-            holders.setdefault(lock, []).append(pending[ident])
-    asked = {ident: lock for ident, lock in asked.items() if len(holders.get(id(lock), ())) == 1}
-    states = {ident: vars(lock) for ident, lock in asked.items()}
-    taken = [ident for ident, state in states.items() if state.get('_locked', state.get('_value') == 0)]
-    return {id(awaited[ident]): holders[id(asked[ident])] for ident in taken}
+def _held_by(task: Any) -> Iterable[Any]:
+    """Return the locks and semaphores of asyncio that a task has, also those of conditions."""
+    chain, leave = list(_await_chain(_stored(task, '_coro'))), _loaded('asyncio.locks', 'Lock').__aexit__
+    values = gc.get_referents(*itertools.chain.from_iterable(chain))  # before CPython 3.11 it is the frame that holds
+    guards = [one.__self__ for one in values if type(one) is types.MethodType and one.__func__ is leave]
+    guards += [this for one, this in zip(values, values[1:]) if one is leave]  # since CPython 3.14
+    held = {id(lock): lock for lock in (_stored(one, '_lock') or one for one in guards)}
+    if held and _function(chain[-1][1].f_code).startswith('asyncio/locks.py:'):
+        this = chain[-1][1].f_locals['self']  # it waits for this lock, or for a notice and then for its lock
+        held.pop(id(_stored(this, '_lock') or this), None)
+    return held.values()
 
 
 # -- Collect: plain data of everything ---

@@ -3759,6 +3759,23 @@ class DeadlockTest(unittest.TestCase):
             expect(1, frozen=[left.ident], **waits)
         """)
 
+    def test_two_logging_handlers_that_log(self):
+        self.check("""
+            both = threading.Barrier(2)
+            class Loud(logging.Handler):
+                def emit(self, record):
+                    both.wait()
+                    record.args.handle(record)
+            first, second = Loud(), Loud()
+            def log(one, other):
+                record = logging.makeLogRecord({})
+                record.args = other
+                one.handle(record)
+            start('left', log, first, second)
+            start('right', log, second, first)
+            expect(1, left='RLock held by right', right='RLock held by left')
+        """)
+
     def test_an_import_that_waits_for_the_end_of_a_thread_that_imports(self):
         self.check("""
             folder = tempfile.mkdtemp()
