@@ -8,14 +8,11 @@ Copy this file into a project, or install it, and say once, in the main thread:
     gmr.setup_autorun('13.0.0', conf=CONF)
 
 From then on `kill -USR2 PID` makes the live process write a Guru Meditation Report: what it is, what its threads,
-green threads and asyncio tasks do and wait for, its processes and configuration, and the registered sections. The
-program is held for a second at most, and goes on as if nothing had happened. The report goes to a file in `log_dir` if
-one is given, else to stderr, else to a private file in the temporary directory. `TextGuruMeditation(version).run()`
-returns it.
+green threads and asyncio tasks do and wait for, its processes and configuration, and the registered sections. It goes
+to a file in `log_dir` if one is given, else to stderr, else to a private file in the temporary directory. The program
+is held for a second at most, and goes on as if nothing had happened. `TextGuruMeditation(version).run()` returns it.
 
-`python3 gmr.py SCRIPT` runs any program so that it answers, and `python3 gmr.py --pid PID` asks a process that has
-never heard of this module (CPython 3.14). `--help` tells the rest.
-
+`python3 gmr.py SCRIPT` runs any program so that it answers, `python3 gmr.py --pid PID` asks any process of CPython 3.14.
 Interface and text layout are those of OpenStack's oslo.reports; the name is that of the Amiga's last words.
 """
 
@@ -78,7 +75,6 @@ _MAX_SOURCE = 1 << 23  # bytes of a source file that is read for its lines
 _MAX_LINE = 1000  # characters of a source line, or of the command line of a child
 _LOST = 30.0  # seconds after which a report that has not ended counts as lost: it may be stuck in the kernel for ever
 _SWITCH_INTERVAL = 1e-4  # seconds, meanwhile: after every system call a busy thread would keep the interpreter for 5 ms
-_NEVER = float('-inf')
 _HOST = os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
 _TICKS = os.sysconf('SC_CLK_TCK') if hasattr(os, 'sysconf') else 100  # of processor time, in a second
 _STATES = dict(zip('RSDTtZI', ('running', 'sleeping', 'disk sleep', 'stopped', 'traced', 'zombie', 'idle')))
@@ -128,7 +124,7 @@ class GuruMeditation:
     _watch_file: str | None = None
     _watch_interval = 1.0
     _signal: tuple[int, Any, bool] = (0, None, False)  # its number, the handler before ours, if there are raw stacks
-    _asked_at = _NEVER  # when signals have asked for the report that is under way
+    _asked_at = -_LOST  # when signals have asked for the report that is under way
     _again = False  # they have asked for one more since it began
 
     def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
@@ -257,7 +253,7 @@ class GuruMeditation:
             pass
         finally:
             if not (hold and hold.begun):  # nor has it begun if another handler has raised here
-                self._asked_at = _NEVER
+                self._asked_at = -_LOST
 
     def run(self) -> str:
         """Return a report made now, from any thread: text or JSON, without an end of line."""
@@ -277,7 +273,7 @@ class GuruMeditation:
                 _deliver(hold, text, log_dir, name.replace(os.sep, '_'), self.delivery_timeout)
             except BaseException as error:  # SystemExit too: this thread would end without its duties
                 _write_stderr(hold, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
-            self._asked_at = _NEVER  # before we look: a signal that comes now is seen, or begins a report of its own
+            self._asked_at = -_LOST  # before we look: a signal that comes now is seen, or begins a report of its own
             if not self._again:
                 return
             self._asked_at = monotonic()
@@ -323,7 +319,7 @@ def _after_fork() -> None:
         hold.made = True
         hold.ring()
     for report in _autorun:
-        report._asked_at = _NEVER
+        report._asked_at = -_LOST
         report._start_watcher()
 
 
@@ -382,7 +378,7 @@ class _Hold:
         self.calls: SimpleQueue[Any] | None = None  # to the helper
         self.helper: int | None = None
         self.before: tuple[bool, float] = (False, 0.0)  # the collector and the switch interval, to be put back
-        self.begun = self.made = self.over = False
+        self.begun = self.made = False
         self.result: Any = None
 
     def wait(self, until: float) -> str:
@@ -404,7 +400,6 @@ class _Hold:
                 while self.green and monotonic() < until:
                     self.green.popleft().run_green(self.hub)
         finally:
-            self.over = True
             self.restore()
         failed = self.result.error if type(self.result) is _Failure else 'it takes too long'
         return self.result if type(self.result) is str else f'no report: {failed}'
@@ -465,7 +460,7 @@ class _Hold:
                 call.who, call.stack = f'Thread #{self.helper}', functools.partial(_stack_of, self.helper)
                 self.calls.put(call)
             with contextlib.suppress(Empty):
-                answer = call.answers.get(timeout=0 if in_place and self.over else timeout)
+                answer = call.answers.get(timeout=max(0.0, call.until - monotonic()) if in_place else timeout)
                 if answer:
                     return answer[0]
             if in_place and not call.begun:
