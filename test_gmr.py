@@ -1981,6 +1981,7 @@ class StandardErrorTest(unittest.TestCase):
         for line in (
             'sys.stderr = None',
             'sys.stderr.close()',
+            'sys.stderr.detach()',
             'sys.stderr = object()',
         ):
             with self.subTest(line):
@@ -1989,14 +1990,23 @@ class StandardErrorTest(unittest.TestCase):
     def test_the_null_device(self):
         self.private_report(self.waits("setup('1')"), stderr=subprocess.DEVNULL)
 
+    def test_descriptor_2_closed_but_a_log_opened(self):
+        with tempfile.NamedTemporaryFile() as log:
+            line = f"setup('1'); sys.stderr = open({log.name!r}, 'w'); os.close(2)"
+            with Child(self.waits(line)) as child:
+                os.kill(child.wait_ready().pid, signal.SIGUSR2)
+                child.wait_for(lambda: os.path.getsize(log.name) > 0, 'a report')
+                self.assertEqual(child.finish(), 0, child.text())
+            self.assertTrue(log.read().endswith(END.encode()))
+
     def test_descriptor_2_closed(self):
         self.private_report(self.waits("setup('1')", 'os.close(2)'))
 
     def test_descriptor_2_closed_and_taken_by_a_file_of_the_program(self):
-        for line in ('sys.stderr = None', ''):
-            with self.subTest(line), tempfile.NamedTemporaryFile() as base:
+        for line, unbuffered in (('sys.stderr = None', ''), ('', ''), ('', '1')):
+            with self.subTest(line, unbuffered=unbuffered), tempfile.NamedTemporaryFile() as base:
                 taken = f'kept = open({base.name!r}, "r+", buffering=1); assert kept.fileno() == 2'
-                self.private_report(self.waits("setup('1')", line, 'os.close(2)', taken))
+                self.private_report(self.waits("setup('1')", line, 'os.close(2)', taken), PYTHONUNBUFFERED=unbuffered)
                 self.assertEqual(base.read(), b'')
 
     def test_a_pipe_whose_reader_is_gone_even_if_sigpipe_kills(self):
@@ -2160,7 +2170,7 @@ class LogDirTest(unittest.TestCase):
     def test_files_are_private_and_unique_and_follow_no_link(self):
         with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile() as target:
             with Child(f"""
-                os.umask(0o777)
+                os.umask(0)
                 os.chdir({folder!r})
                 setup('1', 'my/service', log_dir='.')
                 gmr.TextGuruMeditation.timestamp_fmt = 'NOW'
@@ -3268,11 +3278,11 @@ class ProgramTest(unittest.TestCase):
 class RunnerTest(ProgramTest):
     """`gmr.py SCRIPT` and `gmr.py -m MODULE` against `python SCRIPT` and `python -m MODULE`."""
 
-    def check_same(self, *command, flags=(), status=0, **options):
-        with self.subTest(command, flags=flags):
-            plain = run(*flags, *command, cwd=self.folder, **options)
+    def check_same(self, *command, status=0, **options):
+        with self.subTest(command):
+            plain = run(*command, cwd=self.folder, **options)
             self.assertEqual(plain[0], status, plain)
-            self.assertEqual(run(*flags, gmr.__file__, *command, cwd=self.folder, **options), plain)
+            self.assertEqual(run(gmr.__file__, *command, cwd=self.folder, **options), plain)
             return plain
 
     def test_the_program_finds_itself_as_it_is_without_gmr(self):
@@ -3294,8 +3304,6 @@ class RunnerTest(ProgramTest):
         )
         for line in (*own, '-m probe --help', '-m package -m', '-m package.part'):
             self.assertTrue(self.check_same(*line.split())[1].startswith('__main__ '))
-        for command in ('probe.py', 'app', 'archive.zip'):
-            self.check_same(command, flags=['-P'] if sys.version_info >= (3, 11) else ['-I'])
 
     def test_it_ends_as_it_does_without_gmr(self):
         for number, (status, text) in enumerate(ENDS):
@@ -3352,12 +3360,11 @@ class RunnerTest(ProgramTest):
     def test_each_option_does_what_it_says(self):
         path = self.write('waits.py', PRELUDE + "__version__ = '7.7'\nhold()\n")
         watched = os.path.join(self.folder, 'watched')
-        name, number = 'waits.py_gurumeditation_', int(signal.SIGUSR1)
+        name = 'waits.py_gurumeditation_'
         for options, check in (
-            *(([f'--signal={one}'], lambda err: 'version = 7.7' in err) for one in ('USR1', 'SIGUSR1', number)),
-            (['--json'], lambda err: json.loads(err)['Package']['version'] == '7.7'),
+            (['--signal=USR1'], lambda err: 'version = 7.7' in err),
+            (['--json'], lambda err: json.loads(err)['Guru Meditation']['program'] == 'waits.py'),
             (['--log-dir', self.folder], lambda err: any(name in one for one in os.listdir(self.folder))),
-            (['--instant-stacks'], lambda err: 'most recent call first' in err and 'version = 7.7' in err),
             (['--watch-file', watched], lambda err: 'version = 7.7' in err),
         ):
             with self.subTest(options), Child(command=[gmr.__file__, *options, path]) as child:
@@ -3417,7 +3424,7 @@ class CommandTest(ProgramTest):
                         self.assertIn(word, done.stderr)
                         self.assertEqual(os.listdir(folder), [])
 
-    def test_help_fits_one_screen_and_shows_three_examples(self):
+    def test_help_fits_one_screen(self):
         for option in ('-h', '--help'):
             status, out, err = run(gmr.__file__, option)
             self.assertEqual((status, err), (0, ''))
@@ -3428,8 +3435,8 @@ class CommandTest(ProgramTest):
         self.assertEqual(run(gmr.__file__, '--version'), (0, f'gmr {gmr.__version__}\n', ''))
 
     def test_wrong_usage_is_told_on_stderr_with_status_2(self):
-        signals = [f'--signal {name} x.py' for name in ('NONSENSE', '_UNBLOCK', 'KILL', '999')]
-        pids = [f'--pid {more}' for more in ('x', '1 --timeout x', '1 x.py', '1 --log-dir x')]
+        signals = [f'--signal {name} x.py' for name in ('NONSENSE', '_UNBLOCK', '999')]
+        pids = [f'--pid {more}' for more in ('x', '1 x.py', '1 --log-dir x')]
         for line in ('--nonsense', '-m', '--signal', '--log-dir x', *signals, *pids):
             with self.subTest(line):
                 status, out, err = run(gmr.__file__, *line.split(), cwd=self.folder)
@@ -3437,9 +3444,10 @@ class CommandTest(ProgramTest):
                 self.assertIn('error: ', err.splitlines()[-1])
                 self.assertNotIn('Traceback', err)
 
-    def test_a_missing_folder_is_one_line_and_the_program_runs(self):
+    def test_a_missing_folder_is_told_and_the_program_runs(self):
         status, out, err = run(gmr.__file__, '--log-dir', '/nowhere/at/all', '-m', 'this')
-        self.assertEqual((status, err), (0, 'gmr: there is no folder /nowhere/at/all yet\n'))
+        self.assertEqual(status, 0)
+        self.assertIn('there is no folder /nowhere/at/all yet\n', err)
         self.assertIn('The Zen of Python', out)
 
     if not hasattr(sys, 'remote_exec'):
@@ -3479,10 +3487,10 @@ def hold(seconds=0.05):
             return Child(command=[*options, path], **others)
 
         def ask(self, child):
-            return run(gmr.__file__, '--pid', str(child.pid), '--timeout', str(DEADLINE))
+            return run(gmr.__file__, '--pid', str(child.pid))
 
         def asker(self, child):
-            asker = Child(command=[gmr.__file__, '--pid', str(child.pid), '--timeout', str(DEADLINE)])
+            asker = Child(command=[gmr.__file__, '--pid', str(child.pid)])
             self.addCleanup(asker.__exit__)
             return asker
 
@@ -3495,9 +3503,9 @@ def hold(seconds=0.05):
             self.assertEqual(self.left(), [])
             return out
 
-        def check_refused(self, word, pid, *options, **others):
+        def check_refused(self, word, pid, **others):
             with self.subTest(word):
-                status, out, err = run(gmr.__file__, '--pid', str(pid), *options, **others)
+                status, out, err = run(gmr.__file__, '--pid', str(pid), **others)
                 self.assertEqual((status, out, err.count('\n')), (1, '', 1), err)
                 self.assertIn(word, err)
                 self.assertEqual(self.left(), [])
@@ -3529,7 +3537,7 @@ def hold(seconds=0.05):
                 import resource, signal, stat, types, warnings, __future__, _queue
                 def state():
                     gc.collect()
-                    copies = [one for one in gc.get_objects() if type(one) is dict and '_QUESTION' in one]
+                    copies = [one for one in gc.get_objects() if type(one) is dict and '_answer' in one]
                     return (len(copies), sorted(sys.modules), sys.getswitchinterval(), gc.isenabled(), sorted(globals()),
                         threading.stack_size(), os.listdir('/proc/self/task'), os.listdir('/proc/self/fd'))
                 before = deadline = None
@@ -3563,23 +3571,22 @@ def hold(seconds=0.05):
                     time.sleep(0.05)
                 time.sleep(0.2)  # it is put where the process will find it
                 os.kill(asker.pid, signal.SIGINT)
-                self.assertEqual((asker.finish(), asker.err, self.left()), (130, b'gmr: interrupted\n', []))
+                self.assertEqual(
+                    (asker.finish(), asker.err, self.left()), (1, b'process %d: interrupted\n' % child.pid, [])
+                )
                 self.assertEqual((child.finish(), child.err), (0, b''))
 
         def test_of_one_that_does_not_answer_it_says_what_helps_and_asks_no_more(self):
-            own = f'sys.path.insert(0, {HERE!r})\nimport gmr\ngmr.setup_autorun()\n'
-            for body, helps in (('', False), (own, True)):
-                with self.child(body + 'ready()\nos.read(0, 1)\ntime.sleep(0.1)') as child:
-                    err = self.check_refused('no answer within 0.5 seconds', child.wait_ready().pid, '--timeout', '0.5')
-                    self.assertIn(f'py-spy dump --pid {child.pid}', err)
-                    self.assertEqual(f'kill -USR2 {child.pid}' in err, helps)
-                    self.assertEqual((child.finish(), child.err), (0, b''))
+            with self.child('ready()\nos.read(0, 1)\ntime.sleep(0.1)') as child:
+                err = self.check_refused('no answer within 10 seconds', child.wait_ready().pid)
+                self.assertIn(f'py-spy dump --pid {child.pid}', err)
+                self.assertEqual((child.finish(), child.err), (0, b''))
 
         def test_whoever_answers_cannot_steer_the_terminal(self):
             text = self.check("""
                 import types
                 sys.modules['fake'] = fake = types.ModuleType('fake')
-                fake._autorun, fake._answer = [], lambda form: 'first\\n\\x1b]0;owned\\x07'
+                fake._autorun, fake._answer = [True], lambda form: 'first\\n\\x1b]0;owned\\x07'
                 hold()
             """)
             self.assertEqual(text, 'first\n\\x1b]0;owned\\x07\n')
