@@ -39,16 +39,15 @@ import operator
 import os
 import re
 import signal
-import stat
 import threading
 import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
-from collections import Counter, deque, namedtuple
+from collections import deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence
 
 # Bound now: tests replace the clocks, and the functions of os.path, in their modules.
-from os.path import abspath, basename, dirname, isdir, join, samestat
+from os.path import abspath, basename, dirname, getsize, isdir, isfile, join, samestat
 from time import gmtime, monotonic, process_time, strftime, time
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
@@ -89,6 +88,8 @@ _Member = namedtuple('_Member', 'kind ident state stack facts')  # a thread, gre
 
 # Plain data with a layout of its own. A stack in it is a list of _Frame, oldest first, and _Repeated.
 _Entry = namedtuple('_Entry', 'kind count state waits_for members stack')  # the members of a kind that have one stack
+_Row = namedtuple('_Row', 'kind count state frame waits_for members')  # an entry in short
+_Repeated = namedtuple('_Repeated', 'frames times')  # so many frames before it are repeated in a row
 _Glance = namedtuple('_Glance', 'process findings entries')
 _Process = namedtuple('_Process', 'pid parent user uid state command signal children')
 _Failure = namedtuple('_Failure', 'error stack', defaults=((),))  # in the place of what could not be made
@@ -913,120 +914,107 @@ def _held_by(task: Any) -> Iterable[Any]:
 
 def _collect(report: GuruMeditation, hold: _Hold, *captured: Any) -> list[tuple[str, object]]:
     """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
-    ask, source = functools.partial(hold.ask, timeout=report.section_timeout), _Source()
+    ask, frames = functools.partial(hold.ask, timeout=report.section_timeout), _Frames()
     threads, greenlets, tasks, errors, deadlocks = captured
-    known = {one.ident: one.facts for one in threads} if type(threads) is list else {}
-    if type(errors) is dict and errors:  # their texts are foreign code
+    known: dict[int, Any] = {one.ident: one.facts for one in threads} if type(threads) is list else {}
+    if known and type(errors) is dict and errors:  # their texts are foreign code
         texts = ask(lambda: list(map(_error_text, errors.values())), key='errors')
         for ident, text in zip(errors, texts if type(texts) is list else ()):
-            known[ident]['handling'] = text
-    threads, greenlets, tasks = (_attempt(_entries, some, source) for some in (threads, greenlets, tasks))
-    sections: dict[str, Any] = {'Package': ask(_collect_package, report.version, green=True), 'Threads': threads}
+            known[ident]['handling'] = _line(text)
+    sections: dict[str, Any] = {'Package': ask(_collect_package, report.version, green=True)}
+    sections['Threads'] = _attempt(_entries, threads, frames)
     if _loaded('greenlet', 'greenlet'):
-        sections['Green Threads'] = greenlets
+        sections['Green Threads'] = _attempt(_entries, greenlets, frames)
     if tasks:
-        sections['Asyncio Tasks'] = tasks
+        sections['Asyncio Tasks'] = _attempt(_entries, tasks, frames)
     sections['Processes'] = _attempt(_collect_processes, ask)
     sections['Configuration'] = ask(_collect_configuration, report.conf, green=True)
     registered = [(title, ask(_collect_registered, one, green=True)) for title, one in list(report._sections.items())]
-    glance = _attempt(_collect_glance, report._program, hold.asked, sections, known, deadlocks)
+    cycles = deadlocks if type(deadlocks) is list else []
+    glance = _attempt(_collect_glance, report._program, hold.asked, sections, known, cycles)
     result = [('At a Glance', glance), *sections.items(), *registered]
     for index, (title, data) in enumerate(result):
         if type(data) is _Failure:
-            result[index] = title, data._replace(stack=source.stack(data.stack))
-    source.read(ask)
+            result[index] = title, data._replace(stack=frames.stack(data.stack))
+    ask(frames.read_source, key=object())
     return result
 
 
-def _entries(members: list[_Member], source: _Source) -> list[_Entry]:
+def _entries(members: list[_Member], frames: _Frames) -> list[_Entry]:
     """Return one entry for all members of a kind that have the same stack, in the order in which they were found."""
-    groups: dict[object, list[_Member]] = {}
-    for (kind, stack), some in itertools.groupby(members, key=operator.attrgetter('kind', 'stack')):  # thousands alike
-        # By the ids of the code objects: their hash takes in all their constants and instructions.
-        codes, lines = zip(*stack) if stack else ((), ())
-        groups.setdefault((kind, lines, tuple(map(id, codes))), []).extend(some)
+    groups: dict[Any, list[_Member]] = {}
+    for (kind, stack), alike in itertools.groupby(members, operator.attrgetter('kind', 'stack')):  # thousands in a row
+        groups.setdefault((kind, *frames.stack(stack)), []).extend(alike)
     entries = []
-    for group in groups.values():
-        facts = [member.facts for member in group if member.facts is not None]
+    for (kind, *stack), group in groups.items():
+        facts = [one.facts for one in group if one.facts is not None]
         if len(facts) > 1 and type(facts[0]) is dict:  # worker-10 after worker-9
             facts.sort(key=lambda one: [part.zfill(20) for part in re.split(r'(\d+)', str(one['name']))])
-        shown = [_shown(one) for one in facts[:_MAX_MEMBERS]]
-        states = Counter(map(operator.attrgetter('state'), group))
-        state = next((one for one in ('running', 'reporting') if one in states), group[0].state)
-        state = state if states[state] == len(group) else f'{states[state]:,} {state}'
+        shown, states = list(map(_shown, facts[:_MAX_MEMBERS])), [one.state for one in group]
+        state = next((one for one in ('running', 'reporting') if one in states), states[0])
+        if states.count(state) < len(group):
+            state = f'{states.count(state):,} {state}'
         waits_for = shown[0].get('waits_for') if shown else None
-        if waits_for and len({one.get('waits_for') for one in facts}) > 1:
-            waits_for = f'{waits_for} and others'
-        entries.append(_Entry(group[0].kind, len(group), state, waits_for, shown, source.stack(group[0].stack)))
+        if waits_for and any(one.get('waits_for') != facts[0]['waits_for'] for one in facts):
+            waits_for += ' and others'
+        entries.append(_Entry(kind, len(group), state, waits_for, shown, stack))
     return entries
 
 
 def _shown(facts: Any) -> dict[str, Any]:
     """Return what is known of a member, its texts as they may appear."""
     if type(facts) is not dict:  # a greenlet
-        kind = type(facts)
-        return {'name': _line(f'{kind.__module__}.{kind.__qualname__} at {id(facts):#x}')}
-    texts = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if facts.get(key)}
-    shown = {key: texts.get(key, value) for key, value in facts.items() if value is not None}
+        return {'name': _line(object.__repr__(facts)[1:-1])}
+    shown = {key: value for key, value in facts.items() if value is not None}
+    shown.update((key, _line(_redact(str(facts[key])))) for key in ('name', 'waits_for') if key in shown)
     return shown if 'name' in shown else {'name': f'#{facts["id"]}', **shown}  # a thread that threading does not know
 
 
-def _collect_glance(
-    program: str, asked: str, sections: dict[str, Any], threads: dict[int, dict[str, Any]], deadlocks: Any
-) -> _Glance:
+def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, Any], cycles: Any) -> _Glance:
     """What would one look up first: who is it, what is certainly wrong, and where does everything stand?"""
-
-    def name_of(ident: int) -> str:
-        return str(_shown(threads[ident])['name'])
-
     package, facts = (sections[one] if type(sections[one]) is dict else {} for one in ('Package', 'Processes'))
     name = ' '.join(str(one) for one in (package.get('product') or program, package.get('version')) if one)
     process = {'program': _line(name), 'pid': _os.getpid(), 'host': _HOST, 'asked by': asked}
     process.update(uptime=facts.get('uptime'), time=facts.get('time'))
-    findings, culprits, errors = list[str](), set[int](), dict[str, list[str]]()
-    for cycle in deadlocks if type(deadlocks) is list else ():
-        waits = ', which waits for '.join(_shown(threads[ident])['waits_for'] for ident in cycle)
-        findings.append(f'deadlock: {name_of(cycle[0])} waits for {waits}')
-        culprits.update(cycle)
-    groups = [sections.get(kind) for kind in ('Threads', 'Green Threads', 'Asyncio Tasks')]
-    entries = [entry for group in groups if type(group) is list for entry in group if entry.members]
-    for entry, one in ((some, one) for some in entries for one in some.members if some.kind == 'Task'):
-        loop = one['state'].partition(' in Thread #')[2]
+    entries = [entry for section in sections.values() if type(section) is list for entry in section if entry.members]
+    culprits = {ident for ident, one in threads.items() if 'handling' in one}.union(*cycles)
+    rows = []
+    for entry in entries:
+        frames = [one for one in reversed(entry.stack) if type(one) is _Frame]
+        frame = next((one for one in frames if one.own), frames[0] if frames else None)
+        state, found = str(entry.state), any(one.get('id') in culprits for one in entry.members)
+        rank = ('running' in state, 'reporting' in state, found, bool(frame and frame.own), True).index(True)
+        who = _first_of(entry.members[0]['name'], entry.count)
+        rows.append((rank, _Row(entry.kind, entry.count, entry.state, frame, entry.waits_for, who)))
+    rows.sort(key=lambda one: (one[0], -one[1].count))
+    return _Glance(process, _findings(facts, entries, threads, cycles), [row for _, row in rows])
+
+
+def _findings(facts: Any, entries: list[_Entry], threads: dict[int, Any], cycles: list[list[int]]) -> list[str]:
+    """What is certainly wrong?"""
+    findings: list[str] = []
+    for cycle in cycles:
+        members = [_shown(threads[ident]) for ident in cycle]
+        waits = ', which waits for '.join(one['waits_for'] for one in members)
+        findings.append(f'deadlock: {members[0]["name"]} waits for {waits}')
+    for stack, one in ((entry.stack, one) for entry in entries for one in entry.members):
+        loop = one.get('state', '').partition(' in Thread #')[2]  # of a task that runs
         if loop:
-            frame = next(one for one in reversed(entry.stack) if type(one) is _Frame)
-            where = f'{frame.file}:{frame.line} in {frame.name}'
-            findings.append(f'event loop of {name_of(int(loop))} is in task {one["name"]}: {where}')
+            where = next(frame.where for frame in reversed(stack) if type(frame) is _Frame)
+            findings.append(f'event loop of {_shown(threads[int(loop)])["name"]} is in task {one["name"]}: {where}')
     used, _, limit = facts.get('open files', '').partition(' of ')
-    if used.isdigit() and int(used) > 0.9 * int(limit):
+    if limit.isdigit() and int(used) > 0.9 * int(limit):
         findings.append(f'open files = {used} of {limit}')
-    for ident, thread in threads.items():
-        if 'handling' in thread:
-            errors.setdefault(thread['handling'], []).append(name_of(ident))
-            culprits.add(ident)
-    for error, handlers in errors.items():
-        count = '1 thread handles' if len(handlers) == 1 else f'{len(handlers)} threads handle'
-        findings.append(f'{count} {_line(error)[:_MAX_LINE]}  {_first_of(handlers, len(handlers))}')
-
-    def rank(entry: _Entry) -> tuple[int, int]:
-        state, own = str(entry.state), any(one.own for one in entry.stack)
-        found = any(one.get('id') in culprits for one in entry.members)
-        order = 0 if 'running' in state else 1 if 'reporting' in state else 2 if found else 3 if own else 4
-        return order, -entry.count
-
-    return _Glance(process, findings, list(map(_row, sorted(entries, key=rank))))
+    handlers = sorted((one for one in threads.values() if 'handling' in one), key=operator.itemgetter('handling'))
+    for error, some in itertools.groupby(handlers, operator.itemgetter('handling')):
+        names = [_shown(one)['name'] for one in some]
+        count = f'{len(names)} threads handle' if len(names) > 1 else '1 thread handles'
+        findings.append(f'{count} {error[:_MAX_LINE]}  {_first_of(names[0], len(names))}')
+    return findings
 
 
-def _row(entry: _Entry) -> dict[str, object]:
-    """Return an entry in short: its innermost frame of the program's own code, or the innermost of all."""
-    frames = [one for one in reversed(entry.stack) if type(one) is _Frame]
-    frame = next((one for one in frames if one.own), frames[0] if frames else None)
-    members = _first_of([one['name'] for one in entry.members], entry.count)
-    row = {'kind': entry.kind, 'count': entry.count, 'state': entry.state, 'frame': frame}
-    return {**row, 'waits_for': entry.waits_for, 'members': members}
-
-
-def _first_of(names: list[str], count: int) -> str:
-    return f'({names[0]} and {count - 1:,} more)' if count > 1 else f'({names[0]})'
+def _first_of(name: str, count: int) -> str:
+    return f'({name} and {count - 1:,} more)' if count > 1 else f'({name})'
 
 
 # -- Collect: frames and their source lines ---
@@ -1041,120 +1029,82 @@ _reading: set[str] = set()  # files that helpers are reading now, perhaps on a d
 class _Frame:
     """A frame as plain data. Its source line comes last, when all the files that are needed are known."""
 
-    code = source = text = ''
-
-    def __init__(self, code: types.CodeType, line: int) -> None:
-        self.path, self.line = code.co_filename, line
+    def __init__(self, code: types.CodeType, line: int | None) -> None:
+        self.path, self.line = code.co_filename, line or 0
         self.file, self.name = _line(self.path), _line(getattr(code, 'co_qualname', code.co_name))  # CPython 3.11
+        self.where = f'{self.file}:{self.line} in {self.name}'
         self.noise = id(code) in _NOISE or self.path.startswith(_NOISY_FILES)  # tells nothing
         self.own = not _LIBRARIES.match(self.path)  # the program's
+        self.show('')
+
+    def show(self, code: str) -> None:
+        self.code, self.source = code, f'`{code}`' if code else '(source not found)'
+        self.text = f'\n{self.where}\n    {self.source}'
 
 
-class _Repeated(namedtuple('_Repeated', 'frames times')):
-    """Follows, in a stack, the frames that are repeated in a row."""
-
-    own = False
-
-    @property
-    def text(self) -> str:
-        """Return its line in a report."""
-        return f'    ({f"these {self.frames} frames " if self.frames > 1 else ""}{self.times:,} times in a row)'
-
-
-class _Source:
-    """The frames of one report, each made once, and their source lines, each file read once."""
-
-    def __init__(self) -> None:
-        self.frames: dict[tuple[int, int], _Frame] = {}
+class _Frames(dict[tuple[int, int], _Frame]):
+    """The frames of one report, each made once, by the id of its code, whose hash takes in all of it, and its line."""
 
     def stack(self, stack: _Stack) -> list[Any]:
         """Return a captured stack as plain data, oldest frame first, without the frames that tell nothing."""
-        frames = [self.frames.get((id(code), line)) or self.frame(code, line) for code, line in reversed(stack)]
+        frames: list[Any] = [
+            self.get((id(code), line)) or self.setdefault((id(code), line), _Frame(code, line))
+            for code, line in reversed(stack)
+        ]
         frames = [frame for frame in frames if not frame.noise] or frames
-        if len(set(map(id, frames))) == len(frames):
+        if len(set(frames)) == len(frames):
             return frames
-        result: list[Any] = []
-        while frames:  # up to three frames that are repeated in a row stand once
-            size, times = 1, 1
-            for length in (1, 2, 3):
-                count = 1
-                while frames[:length] == frames[length * count : length * (count + 1)]:
-                    count += 1
-                if count > 1 and length * count > size * times:
-                    size, times = length, count
-            result += [*frames[:size], _Repeated(size, times)] if times > 1 else frames[:1]
-            frames = frames[size * times :]
+        # Up to three frames that are repeated in a row stand once. Each is a letter; what comes thrice is tried first.
+        letters, result = {frame: chr(number) for number, frame in enumerate(set(frames))}, []
+        for row in re.finditer(r'(?s)(.{1,3}?)\1{2,}|(.{1,3}?)\2+|.', ''.join(map(letters.__getitem__, frames))):
+            size = len(row[row.lastindex or 0])
+            result += frames[row.start() : row.start() + size]
+            result += [_Repeated(size, len(row[0]) // size)] if row.lastindex else []
         return result
 
-    def frame(self, code: types.CodeType, line: int) -> _Frame:
-        """Return a frame that is not known yet."""
-        frame = self.frames[id(code), line] = _Frame(code, line)
-        return frame
-
-    def read(self, ask: Callable[..., Any]) -> None:
-        """Read the source lines of all frames, as far as the files can be read in time."""
-        files: dict[str, list[str]] = {}
-        ask(_read_sources, {frame.path for frame in self.frames.values()}, files, key=object())
-        for frame in self.frames.values():
-            text = ''.join(files.get(frame.path, [])[frame.line - 1 : frame.line]) if frame.line else ''
-            frame.code = _line(_redact(text.strip()[:_MAX_LINE], literals=True))
-            frame.source = f'`{frame.code}`' if frame.code else '(source not found)'
-            frame.text = f'\n{frame.file}:{frame.line} in {frame.name}\n    {frame.source}'
+    def read_source(self) -> None:
+        """Read all source lines, but none from a folder where a helper of an earlier report is stuck."""
+        stuck, files = set(map(dirname, _reading)), dict[str, list[str]]()
+        for frame in self.values():
+            if frame.path not in files and dirname(frame.path) not in stuck:
+                _reading.add(frame.path)
+                files[frame.path] = _read_lines(frame.path)
+                _reading.discard(frame.path)
+            text = ''.join(files.get(frame.path, [])[frame.line - 1 : frame.line])
+            frame.show(_line(_redact(text.strip()[:_MAX_LINE], literals=True)))
 
 
-def _read_sources(names: Iterable[str], files: dict[str, list[str]]) -> None:
-    """Read source files, but none from a folder where a helper of an earlier report is stuck."""
-    stuck = set(map(dirname, _reading))
-    for name in names:
-        if dirname(name) not in stuck:
-            _reading.add(name)
-            files[name] = _read_lines(name)
-            _reading.discard(name)
-
-
-def _read_lines(name: str) -> list[str]:
-    """Return the lines of a source file, or none if they cannot be had safely.
-
-    linecache would open whatever the name says, wait for ever on a FIFO, and keep all that it reads.
-    """
+def _read_lines(path: str) -> list[str]:
+    """Return the lines of a source file. linecache would wait for ever on a FIFO, and keep all that it reads."""
     try:
-        entry = (_loaded('linecache', 'cache') or {}).get(name) if name != '<string>' else None  # all exec() share it
-        if entry and len(entry) == 4 and entry[1] is None:  # no file: put there by IPython and the like
+        entry = (_loaded('linecache', 'cache') or {}).get(path) if path != '<string>' else None  # all exec() share it
+        if entry and entry[1:2] == (None,):  # no file: put there by IPython and the like
             return list(map(str, entry[2]))
         archives = [one for one in list(sys.path_importer_cache.items()) if type(one[1]).__module__ == 'zipimport']
-        loader: Any = next((one for folder, one in archives if name.startswith(folder + os.sep)), None)
-        if not (loader or stat.S_ISREG(_os.stat(name).st_mode)):  # to open another kind of file might rewind a tape
+        loader: Any = next((one for folder, one in archives if path.startswith(folder + os.sep)), None)
+        if not loader and not (isfile(path) and getsize(path) < _MAX_SOURCE):  # to open a tape might rewind it
             return []
-        data: bytes = loader.get_data(name) if loader else _read(name, _MAX_SOURCE)
+        data: bytes = loader.get_data(path) if loader else _read(path)
         declared = re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)  # PEP 263
-        text = data.decode(declared[1].decode() if declared else 'utf-8', 'replace')
-        return io.StringIO(text.lstrip('\ufeff'), newline=None).read().split('\n')
+        text = data.decode(declared[1].decode() if declared else 'utf-8-sig', 'replace')
+        return text.replace('\r\n', '\n').replace('\r', '\n').split('\n')  # splitlines() knows more ends than Python
     except Exception:  # a report without a source line is better than none; loaders raise what they like
         return []
 
 
-def _read(path: str, size: int = 1 << 20) -> bytes:
-    """Return what a file holds. By the C functions: a patched open() may be a green one."""
-    descriptor, data = _os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0)), b''
-    try:
-        for piece in iter(lambda: _os.read(descriptor, size), b''):  # of a list in /proc one read() is one page
-            data += piece
-            if len(data) >= size:
-                break
-        return data
-    finally:
-        _os.close(descriptor)
+def _read(path: str) -> bytes:
+    with io.FileIO(path) as file:  # a patched open() may be a green one
+        return file.readall()
 
 
-def _clean(text: str) -> str:
+def _clean(text: str, control: str = r'[\0-\x08\x0b-\x1f\x7f-\x9f]') -> str:
     """Return a text without the control characters that would move the cursor of the terminal that shows it."""
-    control = r'[\0-\x08\x0b-\x1f\x7f-\x9f]'
     return text if text.isprintable() else re.sub(control, lambda match: f'\\x{ord(match[0]):02x}', text)
 
 
 def _line(text: str) -> str:
     """Return a text that stays on its line."""
-    return text if text.isprintable() else _clean(text).replace('\n', '\\x0a').replace('\t', '\\x09')
+    return _clean(text, r'[\0-\x1f\x7f-\x9f]')
 
 
 SECRET_NAMES = (  # A value is hidden whose name, in lower_snake_case, ends so. A program may replace it.
@@ -1591,6 +1541,9 @@ def _sees_itself() -> bool:
 
 # -- Render: plain data in, text out ---
 
+_FACTS = {'daemon': 'daemon', 'native_id': 'native id {}', 'cpu_seconds': '{:.2f} s cpu', 'waits_for': 'waits for {}'}
+_AGAIN = '    ({1:,} times in a row)', '    (these {0} frames {1:,} times in a row)'
+
 
 class TextGuruMeditation(GuruMeditation):
     """The report for people, in the layout of oslo.reports."""
@@ -1611,8 +1564,7 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
     """Yield the lines of any data."""
     if isinstance(data, _Failure):
         yield data.error
-        if data.stack:
-            yield from ('Traceback (most recent call last):', *_stack_lines(data.stack))
+        yield from ('Traceback (most recent call last):', _stack_text(data.stack)) if data.stack else ()
     elif isinstance(data, _Entry):
         yield from _entry_lines(data)
     elif isinstance(data, _Glance):
@@ -1623,12 +1575,11 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
         yield f'{who}, state: {data.state} ]{command}'
         for child in data.children:
             yield from _lines(child, indent + '    ')
-    elif isinstance(data, _Configuration):
-        for group, options in data.items():
-            yield from ('', f'{group}:', *_lines(options, '  '))
     elif isinstance(data, dict):
         for key, value in data.items():
-            if isinstance(value, _Process):
+            if isinstance(data, _Configuration):
+                yield from ('', f'{key}:', *_lines(value, '  '))
+            elif isinstance(value, _Process):
                 yield from _lines(value)
             elif value and (isinstance(value, (dict, list)) or '\n' in str(value)):
                 yield from (f'{indent}{key} =', *_lines(value, indent + '  '))
@@ -1645,58 +1596,52 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
 
 def _glance_lines(glance: _Glance) -> Iterator[str]:
     """Yield the lines of At a Glance, no more than its size."""
-    seconds = int(str(glance.process['uptime'] or 0).partition(' ')[0])
+    seconds = int((glance.process['uptime'] or '0').split()[0])
     units = (('d', seconds // 86400), ('h', seconds // 3600 % 24), ('min', seconds // 60 % 60), ('s', seconds % 60))
-    up = ' '.join([f'{count} {unit}' for unit, count in units if count][:2]) or '0 s'
-    yield '{program}, process {pid} on {host}, up {}, {time}, asked by {asked by}'.format(up, **glance.process)
+    parts = [f'{count} {unit}' for unit, count in units if count][:2]
+    up = f', up {" ".join(parts) or "0 s"}' if glance.process['uptime'] else ''
+    yield '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up, **glance.process)
     findings = glance.findings[: _MAX_GLANCE // 2]
     yield from (*findings, '')
-    left = _MAX_GLANCE - 2 - len(findings)
-    rows = glance.entries if len(glance.entries) <= left else glance.entries[: left - 1]
+    rows = glance.entries[: _MAX_GLANCE - 3 - len(findings)]
     for row in rows:
-        kind = f'{row["count"]:>3,} {row["kind"].lower()}{"s" * (row["count"] > 1)}{", " * bool(row["state"])}'
-        frame, waits = row['frame'], f'  waits for {row["waits_for"]}' if row['waits_for'] else ''
-        where = f'{frame.file}:{frame.line} in {frame.name}  {frame.source}' if frame else 'No Traceback!'
-        yield f'{kind + (row["state"] or ""):<22}  {where}{waits}  {row["members"]}'
-    if len(rows) < len(glance.entries):
-        yield f'... and {len(glance.entries) - len(rows):,} more stacks'
+        kind = f'{row.count:>3,} {row.kind.lower()}{"s" * (row.count > 1)}{", " * bool(row.state)}{row.state or ""}'
+        where = f'{row.frame.where}  {row.frame.source}' if row.frame else 'No Traceback!'
+        waits = f'  waits for {row.waits_for}' if row.waits_for else ''
+        yield f'{kind:<22}  {where}{waits}  {row.members}'
+    left = (len(glance.findings) - len(findings), 'findings'), (len(glance.entries) - len(rows), 'stacks')
+    rest = ', '.join([f'{count:,} more {what}' for count, what in left if count])
+    yield from [f'... and {rest}'] if rest else ()
 
 
 def _entry_lines(entry: _Entry) -> Iterator[str]:
     """Yield the lines of the threads, green threads or tasks that have the same stack."""
-    forms = {
-        'daemon': 'daemon',
-        'native_id': 'native id {}',
-        'cpu_seconds': '{:.2f} s cpu',
-        'waits_for': 'waits for {}',
-    }
-    many = entry.count > 1 or not entry.members
-    ident = '' if many or 'id' not in entry.members[0] else f' #{entry.members[0]["id"]}'
-    heading = f'{entry.count:,} {entry.kind}{"s" * (entry.count > 1)}' if many else entry.kind + ident
+    single, heading = entry.count == len(entry.members) == 1, f'{entry.count:,} {entry.kind}{"s" * (entry.count > 1)}'
+    if single:
+        heading = f'{entry.kind} #{entry.members[0]["id"]}' if 'id' in entry.members[0] else entry.kind
     yield f'------{heading: ^{_WIDTH - 12}}------\n'
     for member in entry.members:
         known = [key for key, value in member.items() if key not in ('id', 'handling') and value is not False]
-        facts = ', '.join(forms.get(key, '{}').format(member[key]) for key in known)
-        yield f'#{member["id"]} {facts}' if many and 'id' in member else facts
+        facts = ', '.join([_FACTS.get(key, '{}').format(member[key]) for key in known])
+        yield facts if single or 'id' not in member else f'#{member["id"]} {facts}'
         yield from [f'handling {member["handling"]}'] if 'handling' in member else ()
     if entry.count > len(entry.members) > 0:
         yield f'... and {entry.count - len(entry.members):,} more'
-    yield from _stack_lines(entry.stack) if entry.members else ()
+    yield from [_stack_text(entry.stack)] if entry.members else ()
 
 
-def _stack_lines(stack: Sequence[Any]) -> Iterator[str]:
-    """Yield the lines of a stack, oldest frame first."""
-    yield from [one.text for one in stack] or ('', 'No Traceback!')
-    yield ''
+def _stack_text(stack: Sequence[Any]) -> str:
+    """Return the text of a stack, oldest frame first."""
+    lines = [one.text if type(one) is _Frame else _AGAIN[one.frames > 1].format(*one) for one in stack]
+    return '\n'.join([*(lines or ['', 'No Traceback!']), ''])
 
 
 class JSONGuruMeditation(GuruMeditation):
     """The report for programs: one JSON document on one line.
 
-    Its first key, "Guru Meditation", holds "format" (the version of this schema), "time" (ISO 8601), "host", "pid" and
-    "program"; the others are the titles of the sections. Threads, green threads and tasks are lists of {"kind",
-    "count", "state", "waits_for", "members", "stack"}, stacks are lists of {"file", "line", "name", "code"}, oldest
-    first, with {"frames", "times"} after what is repeated in a row, and a section that failed is {"error", "stack"}.
+    First "Guru Meditation": "format" (the version of this schema), "time", "host", "pid" and "program". Then the titles
+    of the sections. A stack is a list of {"file", "line", "name", "code"}, oldest first, with {"frames", "times"} after
+    what is repeated in a row; a section that failed is {"error", "stack"}.
     """
 
     _ending = '.json'

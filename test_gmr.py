@@ -4152,6 +4152,13 @@ class GlanceTest(unittest.TestCase):
         self.assertRegex(lines[0], first)
         self.assertRegex(lines[-1], r'^\.\.\. and \d+ more stacks$')
 
+    def test_what_does_not_fit_is_counted(self):
+        process = dict.fromkeys(('program', 'pid', 'host', 'asked by', 'uptime', 'time'))
+        rows = [gmr._Row('Thread', 1, None, None, None, '(one)')] * 1040
+        lines = list(gmr._glance_lines(gmr._Glance(process, ['open files = 9 of 9'] * 20, rows)))
+        self.assertEqual((len(lines), lines[-1]), (24, '... and 8 more findings, 1,031 more stacks'))
+        self.assertNotIn('up', lines[0])  # what a platform does not tell is left out
+
     def test_it_stands_in_json_with_the_same_facts(self):
         document = json.loads(gmr.JSONGuruMeditation('2.1.0').run())
         glance = document['At a Glance']
