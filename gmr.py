@@ -1108,170 +1108,97 @@ def _line(text: str) -> str:
 
 
 SECRET_NAMES = (  # A value is hidden whose name, in lower_snake_case, ends so. A program may replace it.
-    r'(?:passw(?:or)?d|pass|pass_?phrase|secret|token|cookie|credential|api_?key|sess(?:ion)?_?id|authorization'
-    r'|(?:^|_)(?:cred|pwd|pw|dsn|jwt|otp|bearer|auth|sig|signature|sid|salt|session)|[a-z\d]_key)s?'
-    r'(?:_?\d+|_(?:fallbacks?|data|base|hash|value|old|new|prod|dev|test|confirm\w*))*$'  # token2, SECRET_KEY_OLD
+    r'(?:(?:pass(?:w(?:or)?d|_?phrase)?|secret|token|cookie|api_?key|\w_key)s?|sess\w*id|(?:^|_)(?:pwd?|jwt|otp|dsn'
+    r'|auth(?:orization)?|cred(?:ential)?s?|sig(?:nature)?|sid|salt|sessions?))'
+    r'(?:_?\d|_(?:fallbacks|data|base|hash|value|old|new|prod|dev|test|confirm\w*))*$'  # token2, SECRET_KEY_OLD
 )
-_ASKED = r'^(?:no|is|has|uses?|needs?|with|without|requires?|enabled?|allow|skip|ask|show)_|(?:by|com|sur|tres)pass$'
-_COUNTED = r'(?:^|_)(?:max|min|num|total|prompt|completion|input|output|cached|used|open|active|idle)_\w*s$'
-_OTHER_KEY = r'(?:^|_)(?:primary|foreign|sort|unique|partition|routing|cache|public|group|object|s3)_keys?$'
-_VAGUE = r'(?i)(?:tokens|sessions?|cookies|auth|sig|sid|signature|salt)\d?$'  # sessions: 12, auth: ok; hidden if random
+_ASKED = r'^(?:no|is|has|use|with|max)_|(?:by|com)pass$|(?:primary|foreign|public|sort|cache|part\w*|routing)_keys?$'
+_VAGUE = r'(?:tokens|sessions?|cookies|auth|sig|sid|signature|salt)\d?$'  # sessions: 12, auth: ok; hidden if random
 _PLAIN = r'\d{4}-\d\d|v?\d+\.\d|/?[\w.-]*/[\w.-]*/|\w+://|\w+\.\w+\.|\d+\w?\w?\b'  # time, version, path, size
-_RANDOM = rf'(?<![\w./:-])(?!{_PLAIN})(?=\D{{0,64}}\d)(?=[^A-Za-z]{{0,64}}[A-Za-z])[\w+=/~!@#$%^&*-][^\s,;\'"]{{5}}'
-_UNSET = r'(?is)(?:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
-_ELSEWHERE = r'(?:\w+ )?(?:\$[A-Z_({]|[{<]\w[\w.]*[}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, {token}, <password>, /run/t
+_RANDOM = rf'(?<![\w./:-])(?!{_PLAIN})(?=[^\s,"\'(<]{{,32}}\d)(?=[^\s,"\'(<]{{,32}}[A-Za-z])[^\s,;"\']{{6,}}'
+_UNSET = r'(?is:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
+_ELSEWHERE = r'(?i:bearer |basic )?(?:\$[A-Z_({]|[{<]\w[\w.]*[}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, {token}, /run/t
 _EXPRESSION = r'[A-Za-z_][\w.]*\(|[a-z_]+(?:\.[a-z_]+)+(?!\S)'  # password = ask(), token = config.token
-_STATED = r'(?i).*\b(?:(?:is|has|must|not|no|for|in|of|to|the|an?|def) |(?:ok|required|invalid|\w+ed|\w+ing|str)\W*$)'
-_SHAPES = (  # of a text that holds one of these, lower-case, what follows the first group is secret
-    (
-        ('://',),
-        r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#])[^\s"\'<>]{1,99}?(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))',
-    ),  # p/@p
-    (('://',), r'(://[^\s/:@"\'?#\[]{0,99}:)(?!//|\d+[/?#]|\W?\{|%s)[^\s/"\'<>]{1,256}(?=@)'),  # user:password@host
-    (('://',), r'(://)[\w-]{20,256}(?=@)'),  # token@host
-    (
-        ('-----begin',),
-        r'(-----BEGIN [A-Z ]{,32}PRIVATE KEY[A-Z ]{,8}-----)(?=\s|\\+[rn])[^\x1e]*?(?:-----END[^-]*-----|(?=\x1e)|$)',
-    ),
-    (
-        ('eyj', 'akia', 'asia', 'xox', 'xapp-', 'sk-'),
-        r'()(?:eyJ[\w-]{8,}\.[\w.-]{8,}|A[KS]IA[A-Z\d]{16}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,}|\bsk-(?=\D*\d)[\w-]{20,})',
-    ),
-    (
-        ('gh', 'npm_', 'hf_', 'gl', 'whsec_', 'hvs.', 'ya29.', 'aiza', 'sg.', 'k_live_'),
-        r'()(?:gh[a-z]_|npm_|hf_|github_pat_|gl[a-z]{2,3}[-_]|whsec_|hvs\.|ya29\.|AIza|SG\.|[rs]k_live_)[\w.-]{16,}',
-    ),
-    (
-        ('$', '/bot', 'webhooks/'),
-        r'(\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|api/webhooks/\d{1,32}/)[\w./$=,+-]{10,}',
-    ),  # hashes, bots
-    (('earer ', 'asic ', 'egotiate '), r'(?i)(bearer |basic |negotiate )(?=[^\s\d=]{0,64}[\d=])[\w+/.~=-]{8,}'),
-    (
-        ('password', 'token', 'secret', 'key'),
-        rf'(?i)(\b(?:password|token|secret|key)(?: (?:[\w.-]{{1,40}} ){{,2}}(?:is|was|to)|:)? ["\']?){_RANDOM}[^\s"]*',
-    ),
-    (
-        ('identified by', 'login', 'auth('),
-        r'(identified by [\'"]|(?:login|Auth)\(["\'][^"\'\n]{0,80}["\'],\s?["\'])[^"\'\n]+',
-    ),  # SQL, login('a', 'b')
-    (
-        ('curl', 'http'),
-        r'((?:curl|https?)\s[^\n|;]{0,200}?(?:-u|-a|--user)[\s=][\'"]?[^\s:]{0,64}:)[^\s\'"]+',
-    ),
-    (
-        ('sshpass', 'docker', 'redis-cli', 'mysql'),
-        r'((?:sshpass|docker\slogin|redis-cli)\s(?:[^\n|;]{0,200}?\s)?-[pa]\s?|mysql\w*\s[^\n|;]{0,200}?-p)[^\s\'"]+',
-    ),
-)
-_SIGN = r'\\*["\']?\]?\s{0,32}(?:=>|:=|[!=]?=|:(?!:|//)|,(?=\s?\w?\\*["\']))[ \t]*'  # name=, "name": , ('name',
-_ATTRIBUTE = r'\\*["\']?[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?\s?[:=]\s?'  # key="name" value="value"
-_ELEMENT = r'["\']?(?: [\w:]{1,32}="[^"<>]{0,99}")?>'  # <name>value</name>
-_NAME = rf'(-{{0,2}})\b([A-Za-z_][\w.-]*)({_SIGN}|{_ATTRIBUTE}|{_ELEMENT}|[ \t\x1e]+)?'
-_STRING = r'(\\*["\'])([^\\"\'\x1e]*(?:(?:(?!\1)(?:["\']|\\(?:[^\x1e]|(?![^\x1e])))|\1\1)[^\\"\'\x1e]*){0,9999})'
-_QUOTED = rf'(?s)([\w.]{{1,64}}\()?\w{{0,2}}{_STRING}'.replace(r'\1', r'\2')  # 'value', b'value', SecretStr('value')
-_BLOCK = r'[|>]?[-+\d]*[ \t]*\n(([ \t]*(?:[ \t]|- ))[^\n]*(?:\n\2[^\n]*)*)'  # indented or listed lines
-_BARE = r'(?:[^\s,;&)\]}>"\'<|\\]+|[,;&](?!["\']?[\w.-]+["\']?[=:]|\s|$))+'
-_WORDS = r'(?:[^ \n\x1e=:,;|&"\'(){}<>\[\]]+| (?!-))+(?=[\n\x1e]|\Z)'  # the rest of a line, if these are words
-_HINT = r'[:=@<>"\']|\s-|[A-Za-z]\s\S{0,32}\d|[\w-]{16}'  # what holds none of these holds no secret
-for _pattern in (SECRET_NAMES, _NAME):
-    re.compile(_pattern)  # now, since re keeps them: half of a first report in a small process
-_search = functools.lru_cache(maxsize=4096)(re.search)  # the same names come again and again
-_replace = functools.lru_cache(maxsize=4096)(re.sub)
-
-
-def _is_secret(name: str) -> bool:
-    """Tell whether what has this name is a secret itself, by what it ends in: session_timeout is a timeout."""
-    snake = _replace(r'[\W_]+|(?<=[a-z\d])(?=[A-Z])', '_', name[-99:]).strip('_').lower()
-    return bool(_search(SECRET_NAMES, snake)) and not any(
-        _search(about, snake) for about in (_ASKED, _COUNTED, _OTHER_KEY)
-    )
+_STATED = r'(?i)\b(?:(?:is|has|must|not|no|for|in|of|to|the|an?|def) |(?:ok|required|invalid|\w+ed|\w+ing|str)\W*$)'
+_SHAPES = {  # In a text that holds one of these words in any case, what follows the first group is secret.
+    '://': r'(://[^\s/:@"\'?#\[]{,99}:)(?!//|\d+[/?#])[^\s"\'<>]{1,99}?(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))',
+    '//': r'(://(?:[^\s/:@"\'?#\[]{,99}:(?!//|\d+[/?#]|\W?\{|%s)|(?=[\w-]{20})))[^\s/"\'<>]{1,256}(?=@)',  # token@host
+    '---': r'(-----BEGIN [A-Z ]{,32}PRIVATE KEY[A-Z ]{,8}-----)(?=\s|\\)[^\x1e]*?(?:-----END[^-]*-----|(?=\x1e|\Z))',
+    'eyj kia sia sk-': r'()(?:eyJ[\w-]{8,400}\.[\w.-]{8,}|A[KS]IA[A-Z\d]{16}|\bsk-(?=[A-Za-z_-]{,32}\d)[\w-]{20,})',
+    'xo xapp gl hvs ya2 sg': r'()(?:x(?:ox[a-z]|app)-|\bgl[a-z]{2,5}[-_]|\b(?:hvs|ya29|SG)\.)(?=\D{,9}\d)[\w.-]{9,}',
+    '_ aiza': r'()(?:AIza|gh[a-z]_|npm_|hf_|github_pat_|whsec_|dop_v1_|[rs]k_live_)(?=[A-Za-z]{,30}\d)[\w-]{16,}',
+    '$ /bot hook': r'(\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|/webhooks/\d{1,32}/|/services/T\w+/)[\w./$=,+-]{10,}',
+    'bearer basic': r'(?i)(\b(?:bearer|basic) )(?=[^\s\d=]{,64}[\d=])[\w+/.~=-]{8,}',
+    'ass ken ret key': rf'((?i:\b(?:pass\w+|token|secret|key)(?: (?:\w+ ){{,2}}\w*(?:is|as|to|ed))?:? \W?)){_RANDOM}',
+    'curl': r'(curl\s[^\n|;]{,200}?-(?:u|-user)[\s=]?[\'"]?[^\s:]{,64}:)[^\s\'"]+',
+    'login sshpass redis mysql': r'((?:login|sshpass|redis-cli|mysql\w*)\s(?:[^\n|;]{,200}?\s)?-[pa]\W{,2})[^\s\'"]+',
+}
+_SIGN = r'\\*["\']?\]?(?:[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?)?\s{,32}(?:=>|:=|[!=]?=|:(?!:|//))[ \t]*'
+_SIGN = rf'(?:{_SIGN}|\\*["\'],\s?(?=\w?\\*["\']))'  # "name": , ('name', "name" value=
+_NAME = rf'((?<![^\n\x1e])[ \t<>*"]*(?:- )?)?(-{{,2}})\b([A-Za-z_][\w.-]*)({_SIGN}|["\']?>|[ \t\x1e]+(?!-|[\w.-]+=))?'
+_STRING = r'(?P<end>\\{,9}["\'])(?P<body>[^\\"\'\x1e]*(?:(?:(?!(?P=end))\\?[^\x1e]|(?P=end){2})[^\\"\'\x1e]*){,9999})'
+_LITERAL = rf'{_NAME}|(?!["\'][\w.-]+["\']\]?\s?(?:!?[:=]|,\s?\w?["\'])){_STRING}(?P=end)?'  # ?, else 2**n tries
+_NEST = r'[\[({](?:[^][(){}\x1e]+|[\[({][^][(){}\x1e]*[\])}])*(?:[\])}]|[^\n\x1e]*)'  # brackets, one inside another
+_BLOCK = r'[|>]?[-+\d]*[ \t]*\n([ \t]*(?:[ \t]|- ))[^\n]*(?:\n\1[^\n]*){,99}'  # lines that are indented or listed
+_BARE = rf'{_BLOCK}|(?<=>)[^<]{{1,512}}(?=</)|(?:[^\s,;&)\]}}>"\'<|\\]+|[,;&](?![\w."\'-]+[=:]|\s|$))*'
+_WORDS = rf'(?:(?! -)[^\n\x1e=:,;|&"\'(){{}}<>\[\]]){{1,512}}(?=[\n\x1e]|\Z)|{_BARE}'  # the rest of a line, if words
 
 
 def _hidden_by_name(name: str, value: object) -> bool:
-    """Tell whether plain data is hidden for its name: not if it is unset, a count, a state or a reference."""
-    text = str(value)[:256]
-    if not value or not _is_secret(name) or re.match(_UNSET, text) or re.match(_ELSEWHERE, text):
+    """Tell whether plain data is hidden for what its name ends in: not if it is unset, a count or a reference."""
+    snake = re.sub(r'[\W_]+|(?<=[a-z\d])(?=[A-Z])', '_', name[-99:]).strip('_').lower()
+    if not value or not re.search(SECRET_NAMES, snake) or re.search(_ASKED, snake):
         return False
-    return not _search(_VAGUE, name[-99:]) or re.search(_RANDOM, text) is not None
+    text = str(value)[:256]
+    vague = re.search(_VAGUE, snake) and not re.search(_RANDOM, text)
+    return not (vague or re.match(rf'{_UNSET}|{_ELSEWHERE}', text))
 
 
 def _redact(text: str, literals: bool = False) -> str:
     """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
-    if not re.search(_HINT, text):
-        return text
     lower = text.lower()
-    for needles, shape in _SHAPES:
-        if any(needle in lower for needle in needles):
-            text = re.sub(shape, rf'\g<1>{_HIDDEN}', text)
-    if literals:
-        text = re.sub(rf'(?s){_STRING}\1', lambda found: f'{found[1]}{_redact(found[2])}{found[1]}', text)
+    for words, shape in _SHAPES.items():
+        if any(word in lower for word in words.split()):
+            text = re.sub(shape, rf'\1{_HIDDEN}', text)
     pieces, done = [], 0
-    for found in re.finditer(_NAME, text):
-        if found[3] and found.start() >= done and _is_secret(found[2]):
-            first, last = _secret_after(found, literals)
-            if first < last and _hidden_by_name(found[2], text[first : min(last, first + 256)]):
-                pieces += [text[done:first], _HIDDEN]
+    for found in re.finditer(_LITERAL if literals else _NAME, text):  # no literal, but a name: ['token'] =
+        if found.start() >= done and (found[4] or not found[3]):
+            first, last = _secret_after(found, literals) if found[3] else found.span()
+            if first < last:
+                pieces += [text[done:first], _HIDDEN if found[3] else _redact(found[0])]
                 done = last
     return ''.join([*pieces, text[done:]])
 
 
 def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
-    """Return from where to where the secret may stand that a name leads to; an empty stretch if there is none."""
-    (option, name, lead), text, first = found.groups(), found.string, found.end()
+    """Return from where to where the secret stands that a name leads to; an empty stretch if there is none."""
+    (start, option, name, lead), text, first = found.group(1, 2, 3, 4), found.string, found.end()
     sign, head = lead.strip('\\"\' \t\x1e]'), text[first : first + 256]
-    value: Any = None
-    good: Any = False
-    line = text[max(0, found.start() - 64) : found.start()].replace('\x1e', '\n- ').rpartition('\n')[2]
-    if literals:  # password: str = 'p', but not the key in password = options['key']
-        kind: Any = re.compile(r'(?:[\w. \[\]=]{0,40}(?<=[ =]))?').match(text, first)
-        first = kind.end() if sign else len(text)
-    quoted = re.compile(_QUOTED).match(text, first)
-    if quoted:
-        meant = option or name.isupper() or 'pass' in name or sign
-        good = (meant and not quoted[1] and quoted[3] != name) or re.search(_RANDOM, quoted[3][:256])
-        return quoted.span(3) if good else (0, 0)
-    if sign and text[first : first + 1] in ('[', '(', '{') and _hidden_by_name(name, head):
-        return first, _closed(text, first)
-    if literals or re.match(_ELSEWHERE, head) or re.match(_EXPRESSION, head):
+    if not _hidden_by_name(name, head):
         return 0, 0
-    block = re.compile(_BLOCK).match(text, first) if sign else None
-    if block:
-        deeper = len(block[2]) > len(line) - len(line.lstrip(' ')) and (
-            len(block[1]) > 64 or not re.match(_STATED, block[1])
-        )
-        return (block.start(1) + len(block[2]), block.end(1)) if deeper else (0, 0)
-    opens = not line.strip(' \t<>*-"')
-    whole = opens and (lead[-1] in ' :' or '- ' in line)
-    header = sign == ':' and _search('(?i)(?:authorization|cookie)2?$', name)
-    if sign.endswith('>') and sign != '=>':
-        value = re.compile('[^<]+(?=</)').match(text, first)
-    elif header:
-        value = re.compile('[^\n\x1e]+' if opens else '[^\n\x1e"\']+').match(text, first)
+    skipped = r'(?:[\w. \[\]=]{,40}[ =])?' if literals else ''  # password: str = 'p', not password = options['key']
+    quoted: Any = re.compile(rf'{skipped}([\w.]{{1,64}}\()?\w{{,2}}{_STRING}').match(text, first)
+    nest = sign and head[:1] in ('[', '(', '{')
+    if quoted:
+        meant = (sign or option or 'pass' in name.lower()) and quoted['body'] != name and not quoted[1]
+        (first, last), sure = quoted.span('body'), bool(meant or re.search(_RANDOM, quoted['body'][:256]))
+    elif not nest and (literals or re.match(_EXPRESSION, head)):
+        return 0, 0
     else:
-        value = re.compile(f'{_WORDS}|{_BARE}' if whole else _BARE).match(text, first)
-    word = value[0][:256] if value else name
-    good = word != name
-    if not sign:
-        good = good and word[:1] != '-' and '=' not in word[:-2] and (option or re.match(_RANDOM, word))
-    elif lead[-2:] == ': ' or whole:
-        good = good and (
-            re.search(_RANDOM, word) or not (re.match(_STATED, word) or text[value.end() : value.end() + 1] == ' ')
-        )
-    return value.span() if good else (0, 0)
-
-
-def _closed(text: str, first: int) -> int:
-    """Return where a bracket is closed: no pattern tells that at any depth."""
-    depth = 0
-    for piece in re.compile(rf'(?s)[][(){{}}\x1e]|{_STRING}\1').finditer(text, first):
-        depth += (piece[0] in '[({') - (piece[0] in '])}')
-        if depth == 0 or piece[0] == '\x1e':
-            return piece.end() - (depth > 0)
-    return len(text)
+        opens = start is not None and (lead[-1] in ' :' or '-' in start or text[found.start() - 1] == '\x1e')
+        pattern = _NEST if nest else _WORDS if opens and (sign or option) else _BARE
+        if sign == ':' and re.search('(?i)(?:authorization|cookie)2?$', name):
+            pattern = r'(?:[^=\n\x1e"\'\\]+|=(?:"[^"\n]*")?)*'
+        value: Any = re.compile(pattern).match(text, first)
+        last, word = value.end(), value[0][:256].strip()
+        told = lead[-1] == ' ' and (re.search(_STATED, word) or (sign == ':' and text.startswith(' ', last)))
+        shallow = value.lastindex and len(value[1]) <= len(start or '')
+        sure = bool(nest or last - first > 256 or re.search(_RANDOM, word) or (not told if sign else option))
+        sure = sure and not shallow and word != name
+    return (first, last) if sure and _hidden_by_name(name, text[first : min(last, first + 256)]) else (0, 0)
 
 
 def _redact_arguments(arguments: list[str]) -> list[str]:
-    """Return the arguments of a command without its secrets."""
     return _redact(''.join('\x1e' + argument.replace('\x1e', ' ') for argument in arguments)).split('\x1e')[1:]
 
 

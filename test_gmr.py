@@ -2675,7 +2675,7 @@ class SecretsTest(unittest.TestCase):
             ('https://h/p?token=abc&page=2', 'https://h/p?token=***&page=2'),
             ("{'password': 'hunter2', 'port': 1}", "{'password': '***', 'port': 1}"),
             ('body: {\\"password\\": \\"p q\\", \\"n\\": 1}', 'body: {\\"password\\": \\"***\\", \\"n\\": 1}'),
-            ('secrets=[{a: (p)}], n=1', 'secrets=***, n=1'),
+            ('secrets=[{a: p}], n=1', 'secrets=***, n=1'),
             ("api_key=b'\\x9f\\'7d', tls=True", "api_key=b'***', tls=True"),
             ('Authorization: Bearer abc.def\nHost: h', 'Authorization: ***\nHost: h'),
             ('Cookie: a=b; c=d\nHost: h', 'Cookie: ***\nHost: h'),
@@ -2684,8 +2684,8 @@ class SecretsTest(unittest.TestCase):
             ('<add key="ApiKey" value="p"/>', '<add key="ApiKey" value="***"/>'),
             ('<password>a b</password><user>u</user>', '<password>***</password><user>u</user>'),
             ('password: correct horse\nuser: u', 'password: ***\nuser: u'),
-            ('a:\n  key_pass: |\n    p\n    q\n  port: 1', 'a:\n  key_pass: |\n    ***\n  port: 1'),
-            ('passwords:\n- p\n- q\nuser: u', 'passwords:\n- ***\nuser: u'),
+            ('a:\n  key_pass: |\n    p\n    q\n  port: 1', 'a:\n  key_pass: ***\n  port: 1'),
+            ('passwords:\n- p\n- q\nuser: u', 'passwords:***\nuser: u'),
             ('login ok password: Kf83nq0s ip=h', 'login ok password: *** ip=h'),
             ('The password for shop is Kf83nq0s', 'The password for shop is ***'),
             ('\u0130 PASSWORD=p', '\u0130 PASSWORD=***'),
@@ -2718,6 +2718,7 @@ class SecretsTest(unittest.TestCase):
             ("os.environ['TOKEN'] = 'p'", "os.environ['TOKEN'] = '***'"),
             ("get(url, auth=('shop', 'Kf83nq0s'), timeout=5)", "get(url, auth=***, timeout=5)"),
             ("password = getpass('Password: ')", "password = getpass('Password: ')"),
+            ('print("Token: " + repr(token) + " at")', 'print("Token: " + repr(token) + " at")'),
             ('h = {"Authorization": f"Bearer {token}"}', 'h = {"Authorization": f"Bearer {token}"}'),
             ('form = {"password": password}', 'form = {"password": password}'),
         ], self.source_line)  # fmt: skip
@@ -2726,7 +2727,7 @@ class SecretsTest(unittest.TestCase):
         self.check([
             (['--password', 'a b', '-v'], '--password *** -v'),
             (['--token=x', 'run'], '--token=*** run'),
-            (['DB_PASSWORD=two words', 'TZ=UTC'], 'DB_PASSWORD=*** TZ=UTC'),
+            (['DB_PASSWORD=it is mine', 'TZ=UTC'], 'DB_PASSWORD=*** TZ=UTC'),
             (['curl', '-u', 'u:p', 'https://x'], 'curl -u u:*** https://x'),
             (['docker', 'login', '-u', 'ci', '-p', 'x', 'reg'], 'docker login -u ci -p *** reg'),
             (['--header', 'Authorization: Bearer x', '--url'], '--header Authorization: *** --url'),
@@ -2758,6 +2759,9 @@ class SecretsTest(unittest.TestCase):
             '-----BEGIN PRIVATE KEY',
             '{',
             '"token": {',
+            'sk-',
+            'eyJ',
+            'password:\n  ',
         ):
             with self.subTest(unit):
                 self.assertNotIn('no answer in time', report_on(unit * ((1 << 20) // len(unit))))
