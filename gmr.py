@@ -30,6 +30,7 @@ import _thread
 import atexit
 import contextlib
 import errno
+import faulthandler
 import functools
 import gc
 import io
@@ -106,10 +107,10 @@ class GuruMeditation:
     """A report of this process: the base of the two that differ in their format.
 
     :param version: what the Package section is about: an object or module with any of `vendor_string()`,
-        `product_string()` and `version_string_with_package()`; a module with `version_info.version_string()` (pbr),
-        `version_string` (a str or a callable) or `__version__`; the name of an installed distribution; or a version.
+        `product_string()`, `version_string_with_package()`, `version_info.version_string()` (pbr), `version_string`
+        and `__version__`; the name of an installed distribution; or a version.
     :param frame: the frame that a signal handler got: its thread is shown from there. By default the caller of run().
-    :param conf: the configuration to show: a mapping of options and of groups of options, or an object with
+    :param conf: the configuration to show, a mapping of options and of groups of options, or an object with
         attributes. By default oslo.config's global CONF, if oslo.config is loaded.
     """
 
@@ -139,15 +140,13 @@ class GuruMeditation:
         """Add a section to all later reports, text and JSON, or replace the one of the same title.
 
         :param section_title: its title, a str.
-        :param generator: a callable without arguments, called anew for every report. It returns a str, a mapping, an
-            iterable, a number or None, and has `section_timeout` seconds. It runs in a helper thread, but under gevent
+        :param generator: a callable without arguments, called anew for every report, that returns a str, a mapping, an
+            iterable, a number or None within `section_timeout` seconds. It runs in a helper thread, but under gevent
             and eventlet in a greenlet of the thread that is held.
         :raises TypeError: the title is no str, or the generator is not callable.
         """
-        if not isinstance(section_title, str):
-            raise TypeError(f'section_title must be a str, not {type(section_title).__name__}')
-        if not callable(generator):
-            raise TypeError(f'generator must be callable, not {type(generator).__name__}')
+        if not isinstance(section_title, str) or not callable(generator):
+            raise TypeError('section_title must be a str, and generator callable')
         GuruMeditation._sections[section_title] = generator
 
     @classmethod
@@ -167,14 +166,13 @@ class GuruMeditation:
         """Make the process report itself on a signal or a touched file. A second call replaces what the first set up.
 
         :param version: what the Package section is about; see GuruMeditation.
-        :param service_name: the program's name in the names of report files; by default that of its script.
+        :param service_name: the program's name in the names of report files, else that of its script.
         :param log_dir: the directory for report files, which is not created. Without it, reports go to stderr.
-        :param signum: the signal; by default SIGUSR2.
+        :param signum: the signal, else SIGUSR2.
         :param conf: the configuration to show; see GuruMeditation. If it has a group `oslo_reports`, the options
             `log_dir`, `file_event_handler` (a file to watch) and `file_event_handler_interval` there are the defaults.
         :param setup_signal: whether to install the signal handler.
-        :param watch_file: a file or directory, which may be missing: a thread makes a report whenever its modification
-            time changes, also while the main thread is in a C call that lets other threads run.
+        :param watch_file: a file or directory, which may be missing: a thread reports whenever it has been touched.
         :param watch_interval: how often to look at it, in seconds.
         :param instant_stacks: whether faulthandler prints the raw stacks of all threads at once, before the report.
         :raises ValueError: called outside the main thread, no such signal, or an interval that is no positive number.
@@ -209,8 +207,6 @@ class GuruMeditation:
         for old in _autorun:
             old._stop_listening()
         if report._signal[2]:
-            import faulthandler
-
             faulthandler.register(report._signal[0], file=2, all_threads=True, chain=True)
         _autorun[:] = [report]
         with contextlib.suppress(OSError):
@@ -223,7 +219,7 @@ class GuruMeditation:
         self._stop.put(None)
         number, before, raw_stacks = self._signal
         if raw_stacks:
-            sys.modules['faulthandler'].unregister(number)
+            faulthandler.unregister(number)
         if number and signal.getsignal(number) == self._on_signal:
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
@@ -239,7 +235,7 @@ class GuruMeditation:
                 return stop.get(timeout=self._watch_interval)
             before, seen = seen, _attempt(_os.stat, path)
             if type(seen) is os.stat_result and seen.st_mtime_ns != getattr(before, 'st_mtime_ns', None):
-                _Hold(self._report, None, 'a touched file', native=True).wait(monotonic() + self.hold)
+                _Hold(self._report, None, 'a touched file').wait(monotonic() + self.hold)
 
     def _on_signal(self, signum: int, frame: Frame) -> None:
         """Make a report while the interrupted code waits. It takes no more than three frames of its stack."""
@@ -301,11 +297,10 @@ def _at_exit() -> None:
     """Wait for our threads: the exit would kill them, perhaps with a lock in their hands that it then wants."""
     for report in _autorun:
         report._stop.put(None)
-    hold = GuruMeditation.hold
-    late = monotonic() + hold
+    late = monotonic() + GuruMeditation.hold
     while len(_threads) > len(_calls) and monotonic() < late:
         _pause(0.005)
-        for call in list(_calls.values()) if monotonic() > late - hold / 2 else ():
+        for call in list(_calls.values()) if monotonic() > late - GuruMeditation.hold / 2 else ():
             call.answers.put(None)  # the report comes out without what is late
 
 
@@ -368,12 +363,10 @@ def _pause(seconds: float) -> None:
 class _Hold:
     """One report: the thread that waits for it, the thread that makes it, and the one that runs foreign code for it."""
 
-    def __init__(self, work: Callable[[_Hold], object], frame: Frame, asked: str, native: bool = False) -> None:
+    def __init__(self, work: Callable[[_Hold], object], frame: Frame, asked: str) -> None:
         self.work, self.frame, self.asked = work, frame, asked  # what makes it, where the program is, and who asks
-        self.hub = None if native else _hub()
-        # Who waits is woken by a lock: before CPython 3.13, a signal's handler that runs when the time of a SimpleQueue
-        # is over makes it wait for ever.
-        self.bell = _lock()
+        self.hub = _hub()
+        self.bell = _lock()  # wakes who waits; SimpleQueue.get() may miss its time before CPython 3.13, and never end
         self.bell.acquire()
         self.green: deque[_Call] = deque()  # the calls that who waits is to run
         self.calls: SimpleQueue[Any] | None = None  # to the helper
@@ -385,8 +378,7 @@ class _Hold:
     def wait(self, until: float) -> str:
         """Let a native thread make the report, wait for its end at most until then, and return its text.
 
-        What the handler of another signal raises meanwhile goes straight into the program. Nothing is collected while
-        somebody waits: a finalizer is foreign code, and may want a lock of the very thread that waits.
+        Nothing is collected meanwhile: a finalizer is foreign code, and may want a lock of the very thread that waits.
         """
         self.until = until
         try:
@@ -441,8 +433,7 @@ class _Hold:
         """Return what foreign code, or a slow system call, returns within `timeout` seconds, or a _Failure.
 
         It runs in a helper thread; `green` code runs under gevent and eventlet in the thread that waits, since green
-        locks belong there. What is still at it from an earlier report is not started again: fifty reports must not
-        leave fifty stuck threads. Where no thread can be had, it runs in place.
+        locks belong there. What is still at it is not started again: fifty reports must not leave fifty stuck threads.
         """
         key, in_place = key or (id(function), *map(id, arguments)), green and self.hub
         call = _calls.get(key)
@@ -456,9 +447,9 @@ class _Hold:
                 if self.calls is None:
                     self.calls = SimpleQueue()
                     self.helper = _start_thread(_serve, self.calls)
-                if self.helper is None:
+                if self.helper is None:  # no thread can be had
                     return call.run()
-                call.who, call.stack = f'Thread #{self.helper}', functools.partial(_stack_of, self.helper)
+                call.stack = functools.partial(_stack_of, self.helper)
                 self.calls.put(call)
             with contextlib.suppress(Empty):
                 answer = call.answers.get(timeout=max(0.0, call.until - monotonic()) if in_place else timeout)
@@ -470,8 +461,8 @@ class _Hold:
             if self.calls and not in_place:  # this helper ends when the call does
                 self.calls.put(None)
                 self.calls = None
-        since = f'since {_iso_time(call.since)} ({time() - call.since:.0f} s)'
-        return _Failure(f'no answer in time: {call.who} is at it {since}', call.stack())
+        since = f'{_iso_time(call.since)} ({time() - call.since:.0f} s)'
+        return _Failure(f'no answer in time: waiting or working since {since}', call.stack())
 
 
 class _Call:
@@ -480,7 +471,6 @@ class _Call:
     def __init__(self, key: object, work: Callable[[], Any], until: float) -> None:
         self.key, self.work, self.until, self.since, self.begun = key, work, until, time(), False
         self.answers: SimpleQueue[Any] = SimpleQueue()  # a tuple of its answer, or None: not in time
-        self.who = 'the thread that waits'
         self.stack: Callable[[], _Stack] = tuple
 
     def run(self) -> Any:
@@ -491,9 +481,9 @@ class _Call:
         return answer
 
     def run_green(self, hub: Any) -> None:
-        """Run it in a greenlet of its own, and go on in time: it may want a lock of the interrupted one.
+        """Run it in a greenlet of its own, since it may want a lock of the interrupted one.
 
-        A timer of the hub comes back from a call that waits in a green way. Such a call goes on after the report.
+        A timer of the hub comes back in time from a call that waits in a green way. That goes on after the report.
         """
         greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # gevent's hub is one, eventlet's has
         here, waiting = greenlet.getcurrent(), [True]
@@ -506,7 +496,7 @@ class _Call:
             green.parent = here if waiting else loop  # where it goes now; a wait under eventlet has changed that
 
         green = greenlet.greenlet(run)
-        self.who, self.stack = 'a green thread', lambda: next(_stacks([green.gr_frame]))
+        self.stack = lambda: next(_stacks([green.gr_frame]))
         left = max(0.0, self.until - monotonic())
         if loop is hub:
             timer = hub.loop.timer(left)
@@ -528,14 +518,12 @@ def _serve(calls: SimpleQueue[_Call]) -> None:
 
 def _hub() -> Any:
     """Return the hub of this thread if its locks or threads are gevent's or eventlet's, and not just wrapped."""
-    for function in (_thread.allocate_lock, _thread.start_new_thread):
-        module = function.__module__ if type(function) in (types.FunctionType, type) else ''
-        if module.startswith('gevent.'):
-            existing = _loaded('gevent._hub_local', 'get_hub_if_exists')
-            return existing and existing()
-        if module.startswith('eventlet.'):
-            return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None)
-    return None
+    modules = [str(getattr(one, '__module__', '')) for one in (_thread.allocate_lock, _thread.start_new_thread)]
+    if any(module.startswith('gevent.') for module in modules):
+        existing = _loaded('gevent._hub_local', 'get_hub_if_exists')
+        return existing and existing()
+    green = any(module.startswith('eventlet.') for module in modules)
+    return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if green else None
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -556,9 +544,9 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 def _error_text(error: BaseException) -> str:
     """Return an exception's type and message."""
     try:
-        kind, message = type(error), _clean(_redact(str(error)[:_MAX_TEXT]))
-        where = '' if kind.__module__ in ('builtins', '__main__') else f'{kind.__module__}.'
-        return f'{where}{kind.__qualname__}: {message}' if message else f'{where}{kind.__qualname__}'
+        name = f'{type(error).__module__}.{type(error).__qualname__}'
+        name = re.sub(r'^(?:builtins|__main__)\.', '', name)
+        return f'{name}: {_clean(_redact(str(error)[:_MAX_TEXT]))}'.removesuffix(': ')
     except BaseException:  # it runs foreign code
         return 'an exception without a text'
 
@@ -1086,7 +1074,7 @@ def _read_lines(path: str) -> list[str]:
             return []
         data: bytes = loader.get_data(path) if loader else _read(path)
         declared = re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)  # PEP 263
-        text = data.decode(declared[1].decode() if declared else 'utf-8-sig', 'replace')
+        text = data.decode(declared[1].decode() if declared else 'utf-8', 'replace').removeprefix('\ufeff')
         return text.replace('\r\n', '\n').replace('\r', '\n').split('\n')  # splitlines() knows more ends than Python
     except Exception:  # a report without a source line is better than none; loaders raise what they like
         return []
@@ -1731,7 +1719,7 @@ def _answer(form: str) -> str:
     report.version = types.SimpleNamespace(product=report._program, version_string=_loaded('__main__', '__version__'))
     for one in _autorun:
         report.version, report.conf = one.version, one.conf
-    return _Hold(report._make, None, '--pid', native=True).wait(monotonic() + 2 * _LOST)  # run() leaves hooks behind
+    return _Hold(report._make, None, '--pid').wait(monotonic() + 2 * _LOST)  # run() leaves hooks behind
 
 
 def _ask(pid: int, form: str) -> str:
