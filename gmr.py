@@ -84,7 +84,7 @@ _SIGNALS = {int(one): one.name for one in signal.Signals}
 _WRITE_SIGNALS = {one for one, name in _SIGNALS.items() if name in ('SIGPIPE', 'SIGXFSZ', 'SIGTTOU')}
 
 _Stack = tuple[tuple[types.CodeType, int], ...]  # as captured: the code and the line of each frame, innermost first
-_Thread = namedtuple('_Thread', 'frames stack')
+_Thread = namedtuple('_Thread', 'frames stack ours')  # as captured, and whether it works for a report
 _Member = namedtuple('_Member', 'kind ident state stack facts')  # a thread, green thread or task; facts: a dict
 
 # Plain data with a layout of its own. A stack in it is a list of _Frame, oldest first, and _Repeated.
@@ -561,151 +561,108 @@ def _loaded(module: str, name: str) -> Any:
 
 _CODE_AND_LINE = operator.attrgetter('f_code', 'f_lineno')
 _registry: dict[int, Any] = threading._active  # type: ignore[attr-defined]  # without its lock: the program may hold it
+_PENDING = None, 'PENDING'  # None: a task or future in Python has not stored it yet
 _AWAITS = {  # the frame of an awaitable, and what it awaits itself
     types.CoroutineType: operator.attrgetter('cr_frame', 'cr_await'),
     types.GeneratorType: operator.attrgetter('gi_frame', 'gi_yieldfrom'),
     types.AsyncGeneratorType: operator.attrgetter('ag_frame', 'ag_await'),
 }
-_STEPS = 'async_generator_asend', 'async_generator_athrow'
 
 
 def _walk(tops: Iterable[Frame]) -> Iterator[Iterator[Any]]:
-    """Yield for each top frame an iterator over its frames, the innermost first.
-
-    It is all C: accumulate(chain([top], repeat('f_back')), getattr) is top, top.f_back, top.f_back.f_back, ... Between
-    two bytecodes of a loop other threads would run, and the outer frames would be of a later moment than the inner.
-    """
-    backs: Iterator[Any] = itertools.repeat(itertools.repeat('f_back'))
-    steps: Iterator[Any] = map(itertools.chain, zip(tops), backs)
-    return map(itertools.takewhile, itertools.repeat(bool), map(itertools.accumulate, steps, itertools.repeat(getattr)))
+    """Yield for each top frame an iterator over its frames, the innermost first: top, top.f_back, top.f_back.f_back"""
+    # In C: between two bytecodes of a loop other threads would run, and the outer frames be of a later moment.
+    steps = map(itertools.chain, zip(tops), itertools.repeat(itertools.repeat('f_back')))
+    walks: Iterator[Any] = map(itertools.accumulate, steps, itertools.repeat(getattr))
+    return map(itertools.takewhile, itertools.repeat(bool), walks)
 
 
 def _stacks(tops: Iterable[Frame]) -> Iterator[_Stack]:
-    """Yield for each top frame its stack: each step of the iterator is one uninterrupted pass."""
-    steps: Iterator[Any] = map(map, itertools.repeat(_CODE_AND_LINE), _walk(tops))
-    return map(tuple, steps)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the collector off, also where nobody waits: on CPython 3.11 sys._current_frames() never ends with it."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _stack_of(ident: int) -> _Stack:
-    with _uncollected():
-        return next(_stacks([sys._current_frames().get(ident)]))
+    return map(tuple, map(map, itertools.repeat(_CODE_AND_LINE), _walk(tops)))
 
 
 def _capture(hold: _Hold) -> tuple[Any, ...]:
     """Return what threads, green threads and tasks are at, the exceptions that threads handle, and their deadlocks."""
-    with _uncollected():
-        threads, shown = _capture_threads(hold)
-        hold.frame = None
-        found = _attempt(_find_on_heap)
-        greenlets, tasks = (found, found) if type(found) is _Failure else found
-        greenlets, tasks = _attempt(_capture_greenlets, greenlets), _attempt(_capture_tasks, tasks, threads)
-        errors = _attempt(_capture_errors, threads)
-        waits = _attempt(_thread_waits, threads)
-        deadlocks = _attempt(_deadlocks, waits, lambda: _capture_threads(hold)[0], [shown])
-    # This reads files: the other threads go on. The frames are let go: their locals may have finalizers.
-    return _attempt(_describe_threads, threads, shown, waits), greenlets, tasks, errors, deadlocks
+    threads = {ident: one for ident, one in _capture_threads(hold.frame).items() if not one.ours}
+    shown = next((ident for ident, one in threads.items() if hold.frame in one.frames[:1]), None)
+    hold.frame = None
+    greenlets, tasks = _attempt(_capture_greenlets), _attempt(_capture_tasks, threads)
+    errors, waits = _attempt(_capture_errors, threads), _attempt(_thread_waits, threads)
+    members = _attempt(_describe_threads, threads, shown, waits)  # reads files: the other threads go on
+    return members, greenlets, tasks, errors, _attempt(_deadlocks, waits, members, shown)
 
 
-def _capture_threads(hold: _Hold) -> tuple[dict[int, _Thread], int | None]:
-    """Return each thread but our own, and which one was interrupted: that is shown from there.
-
-    The main thread comes first, then that one, then from the oldest to the newest.
-    """
-    # One dict() of C iterators asks for the frames, walks them and reads their lines: no thread moves on meanwhile.
-    idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
-    first, second = (itertools.chain.from_iterable(map(dict.values, top)) for top in tops)
-    found = dict(zip(itertools.chain.from_iterable(idents), zip(map(tuple, _walk(first)), _stacks(second))))
-    threads, shown, ours = {}, None, (_in_thread.__code__, _answer.__code__)
-    for ident, (frames, stack) in found.items():
-        start = 0
-        if hold.frame in frames:
-            shown, start = ident, frames.index(hold.frame)
-        while start < len(stack) and stack[start][0].co_filename == _HERE:  # it waits here for a report
-            start += 1
-        if not any(code is one for code, _ in stack[-4:] for one in ours):  # a debugger's wrapper may be below
-            threads[ident] = _Thread(frames[start:], stack[start:])
-    for last in (shown, threading.main_thread().ident):  # a patched process may not know its main thread's
-        if last in threads:  # CPython lists the newest thread first
-            threads[last] = threads.pop(last)
+def _capture_threads(interrupted: Frame = None) -> dict[int, _Thread]:
+    """What is each thread at, the oldest first? The interrupted one is shown from that frame."""
+    collecting, threads = gc.isenabled(), {}
+    gc.disable()  # on CPython 3.11 sys._current_frames() never ends if it is collected meanwhile
+    try:
+        # One dict() of C iterators asks for the frames, walks them and reads their lines: no thread moves on meanwhile.
+        idents, *tops = itertools.tee(itertools.starmap(sys._current_frames, ((),)), 3)
+        first, second = (itertools.chain.from_iterable(map(dict.values, top)) for top in tops)
+        found = dict(zip(itertools.chain.from_iterable(idents), zip(map(tuple, _walk(first)), _stacks(second))))
+    finally:
+        if collecting:
+            gc.enable()
+    for ident, (frames, stack) in reversed(found.items()):
+        places = [at for at, (code, _) in enumerate(stack) if code.co_filename != _HERE]  # else it waits for a report
+        start = frames.index(interrupted) if interrupted in frames else min(places, default=len(stack))
+        ours = any(code in (_in_thread.__code__, _answer.__code__) for code, _ in stack[-4:])  # above a debugger's
+        threads[ident] = _Thread(frames[start:], stack[start:], ours)
     del frames, stack, found, idents, tops, first, second  # they hold this very frame: garbage in a cycle
-    return dict(reversed(list(threads.items()))), shown
+    return threads
 
 
-def _find_on_heap() -> tuple[list[Any], list[Any]]:
-    """Return all greenlets, and all asyncio tasks.
+def _stack_of(ident: int) -> _Stack:
+    return next((one.stack for at, one in _capture_threads().items() if at == ident), ())
 
-    It goes by the exact type: isinstance() asks o.__class__, which may be foreign code. So may the hash of a type, if
-    its metaclass defines one; then it goes by the id of the type, which takes twice as long.
-    """
-    kinds: list[Any] = [_loaded('asyncio.tasks', name) for name in ('Task', '_PyTask', '_CTask')]
-    green = _loaded('greenlet', 'greenlet') or ()
-    kinds = [kind for kind in (*kinds, green) if isinstance(kind, type)]
-    metaclasses = [type]
+
+def _find_on_heap(*wanted: Any) -> list[Any]:
+    """Return all objects of these types and of their subclasses. isinstance() asks o.__class__: foreign code."""
+    kinds, metaclasses = list(filter(None, wanted)), [type]
     for some in (kinds, metaclasses):
         for kind in some:  # it grows
             some.extend(type.__subclasses__(kind))
     objects: list[Any] = gc.get_objects() if kinds else []
     types_of: Iterator[Any] = map(type, objects)
-    if any(one.__hash__ is not object.__hash__ for one in metaclasses):
+    if any(one.__hash__ is not object.__hash__ for one in metaclasses):  # foreign code too; this takes twice as long
         types_of, kinds = map(id, types_of), list(map(id, kinds))
-    found = list(itertools.compress(objects, map(set(kinds).__contains__, types_of)))
-    greenlets = [one for one in found if issubclass(type(one), green)]
-    return greenlets, [one for one in found if not issubclass(type(one), green)]
+    return list(itertools.compress(objects, map(set(kinds).__contains__, types_of)))
 
 
-def _capture_greenlets(greenlets: list[Any]) -> list[_Member]:
-    """What is every green thread doing? One that runs is a thread, and shown as that."""
-    members, own = [], _loaded('greenlet', 'greenlet')  # a subclass may have its own of these
-    for green, stack in zip(greenlets, _stacks(map(own.gr_frame.__get__, greenlets))) if greenlets else ():
-        dead = own.dead.__get__(green)
-        if stack:
-            members.append(_Member('Green Thread', id(green), None, stack, green))
-        elif dead or not own.__bool__(green):
-            members.append(_Member(f'{"finished" if dead else "not started"} Green Thread', id(green), None, (), None))
-    return members
+def _capture_greenlets() -> list[_Member]:
+    """What is every green thread doing, or has it not yet begun? One that runs is a thread, and shown as that."""
+    own = _loaded('greenlet', 'greenlet')  # a subclass may have its own gr_frame
+    greenlets = _find_on_heap(own)
+    found: Iterable[Any] = zip(greenlets, _stacks(map(own.gr_frame.__get__, greenlets))) if greenlets else ()
+    found = ((one, stack) for one, stack in found if stack or not (own.__bool__(one) or own.dead.__get__(one)))
+    return [_Member('Green Thread', id(one), None, stack, one) for one, stack in found]
 
 
-def _capture_tasks(tasks: list[Any], threads: dict[int, _Thread]) -> list[_Member]:
+def _capture_tasks(threads: dict[int, _Thread]) -> list[_Member]:
     """What is every unfinished asyncio task doing, and which others does it wait for?"""
-    members, pending = [], [task for task in tasks if _attempt(_stored, task, '_state') in (None, 'PENDING')]
+    tasks = _find_on_heap(_loaded('_asyncio', 'Task'), _loaded('asyncio.tasks', '_PyTask'))
+    tasks, members = [one for one in tasks if _attempt(_stored, one, '_state') in _PENDING], []
     places = {frame: (ident, at) for ident, one in threads.items() for at, frame in enumerate(one.frames)}
-    waits = _attempt(_task_waits, pending)
-    for task in pending:
-        state, where, awaited = 'waiting', '', waits.get(id(task), ()) if type(waits) is dict else ()
+    for task in tasks:
         for _ in range(3):  # the loop of another thread may go on between two frames: then once more
-            chain = list(_await_chain(_stored(task, '_coro')))
+            chain = list(_await_chain(task))
             stack = tuple(_CODE_AND_LINE(frame) for _, frame in reversed(chain))
-            if list(_await_chain(_stored(task, '_coro'))) == chain:
+            if list(_await_chain(task)) == chain:
                 break
-        for outer, frame in chain[:1]:
-            if frame in places:
-                ident, at = places[frame]
-                state, where, stack = 'running', f' in Thread #{ident}', threads[ident].stack[: at + 1]
-            elif type(outer) is types.CoroutineType and not outer.cr_running:
-                started = getattr(outer, 'cr_suspended', frame.f_lasti != -1)  # CPython 3.11
-                state = 'waiting' if started else 'not started'
-        more = f' and {len(awaited) - 3:,} more' if len(awaited) > 3 else ''
-        facts: dict[str, Any] = {'name': _task_name(task), 'state': state + where}
-        facts['waits_for'] = ', '.join(map(_task_name, awaited[:3])) + more or None
-        members.append(_Member('Task', id(task), state, stack, facts))
+        state, get_name = 'waiting', _stored(task, 'get_name')  # of a task that is written in C
+        if chain and chain[0][1] in places:
+            ident, at = places[chain[0][1]]
+            state, stack = f'running in Thread #{ident}', threads[ident].stack[: at + 1]
+        facts = {'name': str(get_name() if get_name else _stored(task, '_name')), 'state': state}
+        members.append(_Member('Task', id(task), state.split()[0], stack, facts))
+    locks = any(code.co_name == 'acquire' for one in members for code, _ in one.stack[:1])
+    waits, names = _attempt(_task_waits, tasks, locks), {one.ident: one.facts['name'] for one in members}
+    for one in members if type(waits) is dict else ():
+        awaited = [names[id(task)] for task in waits.get(one.ident, ())]
+        more = [f'{len(awaited) - 3:,} more'] if len(awaited) > 3 else []
+        one.facts['waits_for'] = ' and '.join([', '.join(awaited[:3]), *more]) or None
     return members
-
-
-def _task_name(task: Any) -> str:
-    name = _stored(task, 'get_name')  # of a task that is written in C
-    return str(name() if name else _stored(task, '_name'))
 
 
 def _stored(one: Any, name: str) -> Any:
@@ -716,9 +673,9 @@ def _stored(one: Any, name: str) -> Any:
     return object.__getattribute__(one, '__dict__').get(name) if one is not None else None
 
 
-def _await_chain(awaitable: Any) -> Iterator[tuple[Any, types.FrameType]]:
-    """Yield a coroutine, or what behaves like one, and all that it awaits, each with its frame."""
-    seen = set()  # iter(function, coroutine) as an awaitable leads back to the coroutine
+def _await_chain(task: Any) -> Iterator[tuple[Any, types.FrameType]]:
+    """Yield the coroutine of a task, or what behaves like one, and all that it awaits, each with its frame."""
+    awaitable, seen = _stored(task, '_coro'), set()  # iter(function, coroutine) leads back to the coroutine
     while awaitable is not None and id(awaitable) not in seen:
         seen.add(id(awaitable))
         if type(awaitable) in _AWAITS:
@@ -726,8 +683,7 @@ def _await_chain(awaitable: Any) -> Iterator[tuple[Any, types.FrameType]]:
             if frame is not None:
                 yield outer, frame
         else:  # a step of an async generator, or of __await__(): only the collector knows what is in it
-            steps = (one for one in gc.get_referents(awaitable) if type(one) in _AWAITS or type(one).__name__ in _STEPS)
-            awaitable = next(steps, None)
+            awaitable = next((one for one in gc.get_referents(awaitable) if type(one) in _AWAITS), None)
 
 
 def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
@@ -741,21 +697,16 @@ def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
     return {ident: error for ident, error in errors.items() if ident in threads and error is not None}
 
 
-def _native_id(thread: Any) -> Any:
-    """Return the kernel's number of a thread. What the main thread knows of itself is of before a fork."""
-    return _os.getpid() if thread is threading.main_thread() else _stored(thread, '_native_id')
-
-
 def _describe_threads(threads: dict[int, _Thread], shown: int | None, waits: Any) -> list[_Member]:
     """What is every thread doing, and for which other does it wait?"""
     members, readable = [], _sees_itself()
     known: dict[Any, Any] = {shown: threading.main_thread(), **_registry}  # a patched process does not know its own
     for ident, thread in threads.items():
-        name, daemon = (_stored(known.get(ident), one) for one in ('_name', '_daemonic'))
-        facts = {'id': ident, 'name': name, 'daemon': daemon, 'native_id': _native_id(known.get(ident))}
+        one = known.get(ident)  # what the main thread knows of its number is of before a fork
+        native = _os.getpid() if one is threading.main_thread() else _stored(one, '_native_id')
+        facts = {'id': ident, 'name': _stored(one, '_name'), 'daemon': _stored(one, '_daemonic'), 'native_id': native}
         with contextlib.suppress(OSError, IndexError):
-            fields = _stat_fields(f'/proc/self/task/{facts["native_id"]}/stat') if readable else []
-            # The one that waits for this report: what it did before, the kernel no longer knows.
+            fields = _stat_fields(f'/proc/self/task/{native}/stat') if readable else []
             facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
             facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
         if type(waits) is dict and ident in waits:
@@ -769,13 +720,14 @@ def _describe_threads(threads: dict[int, _Thread], shown: int | None, waits: Any
 
 _Wait = namedtuple('_Wait', 'what holder ever')  # 'the end of', a thread's ident, whether without a time limit
 _LIBRARY = dirname(os.__file__) + os.sep
+_RUNS = re.compile(rb'\n(?:State|\w+_ctxt_switches):\t(\w+)')  # a thread's state, and how often it has run
 _THREAD_WAITS = {  # functions in which a thread waits, and the attribute of `self` that tells for whom
     '<frozen importlib._bootstrap>:acquire': 'owner',
     'threading.py:join': '_ident',
     'threading.py:__enter__': '_lock',  # of a Condition
     'threading.py:wait': '_lock',
     'logging/__init__.py:acquire': 'lock',
-    'logging/__init__.py:handle': 'lock',  # since CPython 3.13
+    'logging/__init__.py:handle': 'lock',  # since CPython 3.13; a later instruction of that line gives it back
     'concurrent/futures/_base.py:result': '_state',
 }
 
@@ -786,12 +738,12 @@ def _function(code: types.CodeType) -> str:
 
 
 def _thread_waits(threads: dict[int, _Thread]) -> dict[int, _Wait]:
-    """Which thread certainly waits for which other one, and for what of it? To be asked with the collector off."""
-    waits = {ident: _attempt(_thread_wait, threads, *one.frames[:2]) for ident, one in threads.items()}
+    """Which thread certainly waits for which other one, and for what of it?"""
+    found = {ident: _attempt(_thread_wait, threads, *one.frames[:2]) for ident, one in threads.items()}
+    waits = {one: wait for one, wait in found.items() if type(wait) is _Wait and wait.holder in threads.keys() - {one}}
     # It was still waiting when the holder was read if its call has not ended now. A signal handler may stand above it.
-    tops = {ident: top for ident, top in sys._current_frames().items() if type(waits.get(ident)) is _Wait}
-    calls = {ident for ident, call in zip(tops, _walk(tops.values())) if threads[ident].frames[0] in call}
-    return {ident: waits[ident] for ident in calls if waits[ident].holder in threads.keys() - {ident}}
+    now = _capture_threads() if waits else {}
+    return {one: wait for one, wait in waits.items() if one in now and threads[one].frames[0] in now[one].frames}
 
 
 def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: types.FrameType) -> _Wait | None:
@@ -799,94 +751,82 @@ def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: ty
     function = _function(frame.f_code)
     if function in ('threading.py:wait', 'threading.py:_wait_for_tstate_lock') and not frame.f_locals.get('gotit'):
         frame = outer[0]  # it waits for a notice, not yet for the lock; or it is in join(), before CPython 3.13
-    attribute = _THREAD_WAITS.get(_function(frame.f_code))
-    if attribute is None:
-        return None
-    this, ever = frame.f_locals['self'], frame.f_locals.get('timeout') is None
+    attribute, code = _THREAD_WAITS.get(_function(frame.f_code), ''), frame.f_code
+    this, timeout = (frame.f_locals.get(one) if attribute else None for one in ('self', 'timeout'))
     found = _stored(this, attribute)
     if attribute == 'owner':
-        return _Wait(f'the import of {_stored(this, "name")} by', found, ever)
+        return _Wait(f'the import of {_stored(this, "name")} by', found, timeout is None)
     if attribute == '_ident' and _registry[found] is this:  # it is used again
-        return _Wait('the end of', found, ever)
+        return _Wait('the end of', found, timeout is None)
     if attribute == '_state' and found == 'RUNNING':  # the fifth function of a pool's thread is that of the work item
-        fifth = ((ident, run) for ident, one in threads.items() for run in one.frames[-5:-4])
-        works = ((ident, run) for ident, run in fifth if _function(run.f_code) == 'concurrent/futures/thread.py:run')
-        ident = next((ident for ident, run in works if run.f_locals['self'].future is this), 0)
-        return _Wait(f'Future at {id(this):#x} run by', ident, ever)
-    if type(found) is not _thread.RLock:
+        runs = ((ident, run) for ident, one in threads.items() for run in one.frames[-5:-4])
+        works = ((ident, run) for ident, run in runs if _function(run.f_code) == 'concurrent/futures/thread.py:run')
+        ident = next(ident for ident, run in works if run.f_locals['self'].future is this)
+        return _Wait(f'Future at {id(this):#x} run by', ident, timeout is None)
+    starts = [start for start, _, line in code.co_lines() if line == frame.f_lineno] if code.co_name == 'handle' else []
+    if type(found) is not _thread.RLock or (code.co_name == 'handle' and frame.f_lasti >= starts[1]):
         return None
-    if frame.f_code.co_name == 'handle':  # the line that takes the lock is also where it is given back
-        starts = [start for start, _, line in frame.f_code.co_lines() if line == frame.f_lineno]
-        if frame.f_lasti >= starts[1]:
-            return None
     owner = _thread.RLock.__repr__(found).partition(' owner=')[2].split()[0]
     return _Wait(f'RLock at {id(found):#x} held by', int(owner), True)
 
 
-def _deadlocks(waits: dict[int, _Wait], look_again: Callable[[], Any], frozen: Sequence[int]) -> list[list[int]]:
+def _deadlocks(waits: dict[int, _Wait], members: list[_Member], frozen: int | None) -> list[list[int]]:
     """Which threads wait for each other in a circle, found twice while each slept or is `frozen`?"""
-
-    def stamp(ident: int) -> list[str]:  # its state, and how often it has run
-        status = _read(f'/proc/self/task/{_native_id(_registry[ident])}/status').decode()
-        return re.findall(r'\n(?:State|\w+_ctxt_switches):\t(\w+)', status)
-
-    waits = {ident: wait for ident, wait in waits.items() if wait.ever and wait.holder in waits}
-    stamps = {ident: _attempt(stamp, ident) for ident in waits}
-    again, circles = _thread_waits(look_again()) if waits else {}, []
-    slept = {ident for ident, one in stamps.items() if one[0] == 'S' and one == _attempt(stamp, ident)}
-    still = {one: wait.holder for one, wait in waits.items() if again.get(one) == wait and one in {*slept, *frozen}}
-    for ident in list(still):
-        path: list[int] = []
-        while ident in still:
-            path.append(ident)
-            ident = still.pop(ident)
-        if ident in path:
-            circles.append(path[path.index(ident) :])
+    waits = {one: wait for one, wait in waits.items() if wait.ever and wait.holder in waits}
+    natives = {one.ident: one.facts['native_id'] for one in members}
+    stamp = functools.partial(_attempt, lambda one: _RUNS.findall(_read(f'/proc/self/task/{natives[one]}/status')))
+    stamps, circles = {one: stamp(one) for one in waits}, []
+    again = _thread_waits(_capture_threads()) if waits else {}
+    slept = [one for one, before in stamps.items() if before[0] == b'S' and before == stamp(one)]
+    still = {one: wait.holder for one, wait in waits.items() if again.get(one) == wait and one in [*slept, frozen]}
+    while still:
+        path = list(still)[:1]
+        while path[-1] in still:
+            path.append(still.pop(path[-1]))
+        if path[-1] in path[:-1]:
+            circles.append(path[path.index(path[-1]) : -1])
     return circles
 
 
-def _task_waits(tasks: list[Any]) -> dict[int, list[Any]]:
-    """Which tasks does each task certainly wait for? By the id of the one that waits."""
+def _task_waits(tasks: list[Any], locks: bool) -> dict[int, list[Any]]:
+    """Which tasks does each task certainly wait for, by its id? With `locks`, also for one that holds a lock."""
     awaited = {id(task): _stored(task, '_fut_waiter') for task in tasks}
     fillers = {id(task): [task] for task in tasks}  # the tasks that end this task or future, by its id
     holders: dict[int, tuple[Any, list[Any]]] = {}  # the lock, and the tasks that have it
     for task in tasks:
         reached = [task]
-        for one in reached:  # it grows
-            for future in _filled_by(one):
-                some = fillers.setdefault(id(future), [])
-                if id(future) not in awaited and not (some and some[-1] is task):
-                    some.append(task)
-                    reached.append(future)
-        for lock in _held_by(task):
+        for future in itertools.chain.from_iterable(map(_filled_by, reached)):  # it grows
+            some = fillers.setdefault(id(future), [])
+            if id(future) not in awaited and not (some and some[-1] is task):
+                some.append(task)
+                reached.append(future)
+        for lock in _held_by(task) if locks else ():
             holders.setdefault(id(lock), (lock, []))[1].append(task)
     for lock, some in holders.values():
         if len(some) == 1 and (_stored(lock, '_locked') or _stored(lock, '_value') == 0):
             fillers.update((id(future), some) for future in list(_stored(lock, '_waiters') or ()))
-    waits = {one: fillers[id(future)] for one, future in awaited.items() if id(future) in fillers}
     # What has moved on meanwhile, in the loop of another thread, is not claimed.
     still = {id(task) for task in tasks if _stored(task, '_fut_waiter') is awaited[id(task)]}
-    still -= {one for one in waits if _stored(awaited[one], '_state') not in (None, 'PENDING')}
-    return {one: some for one, some in waits.items() if one in still and id(some[0]) in still}
+    waits = {one: fillers[id(future)] for one, future in awaited.items() if one in still and id(future) in fillers}
+    return {one: by for one, by in waits.items() if id(by[0]) in still and _stored(awaited[one], '_state') in _PENDING}
 
 
 def _filled_by(ended: Any) -> Iterator[Any]:
-    """Yield the futures of gather, wait, shield and the like that the callbacks of a task or future fill."""
-    queue = _loaded('asyncio.queues', 'Queue')
+    """Yield the futures of gather, wait, as_completed and the like that the callbacks of a task or future fill."""
     kinds = _loaded('_asyncio', 'Future') or type, _loaded('asyncio.futures', '_PyFuture')
     for callback, _ in _stored(ended, '_callbacks') or ():
         function = callback.func if type(callback) is functools.partial else callback
         function = function.__func__ if type(function) is types.MethodType else function
         if type(function) is types.FunctionType and _function(function.__code__).startswith('asyncio/'):
             owner, inside = getattr(callback, '__self__', function), gc.get_referents(*(function.__closure__ or ()))
-            found = [*inside, *getattr(callback, 'args', ()), *vars(owner).values()]
-            found += gc.get_referents(*(one._getters for one in found if type(one) is queue))  # of as_completed
-            yield from (one for one in found if issubclass(type(one), kinds))
+            some = [*inside, *getattr(callback, 'args', ()), *vars(owner).values()]
+            some += gc.get_referents(*(one._getters for one in some if type(one) is _loaded('asyncio.queues', 'Queue')))
+            yield from (one for one in some if issubclass(type(one), kinds))
 
 
 def _held_by(task: Any) -> Iterable[Any]:
     """Return the locks and semaphores of asyncio that a task has, also those of conditions."""
-    chain, leave = list(_await_chain(_stored(task, '_coro'))), _loaded('asyncio.locks', 'Lock').__aexit__
+    chain, leave = list(_await_chain(task)), _loaded('asyncio.locks', 'Lock').__aexit__
     values = gc.get_referents(*itertools.chain.from_iterable(chain))  # before CPython 3.11 it is the frame that holds
     guards = [one.__self__ for one in values if type(one) is types.MethodType and one.__func__ is leave]
     guards += [this for one, this in zip(values, values[1:]) if one is leave]  # since CPython 3.14
