@@ -73,6 +73,7 @@ _MAX_GLANCE = 24  # lines of At a Glance
 _MAX_MEMBERS = 20  # named in an entry; the others are counted
 _MAX_SOURCE = 1 << 23  # bytes of a source file that is read for its lines
 _MAX_LINE = 1000  # characters of a source line, or of the command line of a child
+_ISO_TIME = '%Y-%m-%dT%H:%M:%S+00:00'
 _LOST = 30.0  # seconds after which a report that has not ended counts as lost: it may be stuck in the kernel for ever
 _SWITCH_INTERVAL = 1e-4  # seconds, meanwhile: after every system call a busy thread would keep the interpreter for 5 ms
 _HOST = os.uname().nodename if hasattr(os, 'uname') else os.environ.get('COMPUTERNAME', '')
@@ -461,7 +462,7 @@ class _Hold:
             if self.calls and not in_place:  # this helper ends when the call does
                 self.calls.put(None)
                 self.calls = None
-        since = f'{_iso_time(call.since)} ({time() - call.since:.0f} s)'
+        since = f'{strftime(_ISO_TIME, gmtime(call.since))} ({time() - call.since:.0f} s)'
         return _Failure(f'no answer in time: waiting or working since {since}', call.stack())
 
 
@@ -699,14 +700,15 @@ def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
 
 def _describe_threads(threads: dict[int, _Thread], shown: int | None, waits: Any) -> list[_Member]:
     """What is every thread doing, and for which other does it wait?"""
-    members, readable = [], _sees_itself()
+    members, readable = [], _attempt(_os.readlink, '/proc/self') == str(_os.getpid())  # not another namespace's
     known: dict[Any, Any] = {shown: threading.main_thread(), **_registry}  # a patched process does not know its own
     for ident, thread in threads.items():
         one = known.get(ident)  # what the main thread knows of its number is of before a fork
         native = _os.getpid() if one is threading.main_thread() else _stored(one, '_native_id')
         facts = {'id': ident, 'name': _stored(one, '_name'), 'daemon': _stored(one, '_daemonic'), 'native_id': native}
         with contextlib.suppress(OSError, IndexError):
-            fields = _stat_fields(f'/proc/self/task/{native}/stat') if readable else []
+            stat = _read(f'/proc/self/task/{native}/stat') if readable else b''
+            fields = stat.rpartition(b')')[2].decode().split()  # the name before the state may hold anything
             facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
             facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
         if type(waits) is dict and ident in waits:
@@ -1138,17 +1140,7 @@ _MAX_TEXT = 1 << 24  # characters of one text in a section
 _MAX_BITS = 2048  # of an int: the digits of a longer one may be forbidden (sys.set_int_max_str_digits)
 _CONTAINERS = (list, tuple, set, frozenset, deque, range, MappingView)  # to iterate one of these consumes nothing
 _RECORDS = '__dataclass_fields__', '__attrs_attrs__', '__pydantic_fields_set__', '_get_kwargs'  # the last: argparse's
-_CODE = type, types.ModuleType, types.BuiltinFunctionType  # is no option
-
-
-def _contents(value: Any) -> dict[str, Any]:
-    """Return what an object itself holds in its __slots__ and its __dict__. No foreign code runs."""
-    found: dict[str, Any] = {}
-    for name, slot in [pair for base in type(value).__mro__[::-1] for pair in list(vars(base).items())]:
-        if type(slot) is types.MemberDescriptorType or (type(slot), name) == (types.GetSetDescriptorType, '__dict__'):
-            with contextlib.suppress(AttributeError):  # nothing is in it yet
-                found[name] = slot.__get__(value)
-    return {**found, **found.get('__dict__', {})}
+_CODE = type, types.ModuleType, types.BuiltinFunctionType, _Failure  # is no option; nor is a slot with nothing in it
 
 
 def _attributes(value: Any, depth: int = 0) -> Any:
@@ -1158,35 +1150,31 @@ def _attributes(value: Any, depth: int = 0) -> Any:
         return value
     if issubclass(kind, tuple) and hasattr(kind, '_fields'):
         return dict(zip(kind._fields, value))
-    if hasattr(kind, 'mock_add_spec'):  # whatever one asks of a mock, even of its class, it makes
-        return None
     record = issubclass(kind, types.SimpleNamespace) or any(hasattr(kind, mark) for mark in _RECORDS)
-    silent = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__ and not hasattr(kind, '__iter__')
-    if not (depth == 0 or record or (silent and depth <= _MAX_OPEN)):
-        return None
-    found = own = {} if issubclass(kind, type) else _contents(value)
-    for base in () if record else (value if issubclass(kind, type) else kind).__mro__:
-        found = {**vars(base), **found}
-    home = found.get('__module__', found.get('__name__', None if record else ''))  # a class from elsewhere is an import
+    silent = kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__ and not hasattr(kind, '__iter__')
+    if hasattr(kind, 'mock_add_spec') or not (depth == 0 or record or (silent and depth <= _MAX_OPEN)):
+        return None  # whatever one asks of a mock, it makes
+    owner = value if issubclass(kind, type) else kind
+    found = {name: one for base in reversed(owner.__mro__) for name, one in list(vars(base).items())}
+    own = {name: _attempt(one.__get__, value) for name, one in found.items() if type(one) is types.MemberDescriptorType}
+    own.update(vars(value) if kind.__dictoffset__ and owner is kind else {})
     wrapped = own.get('_wrapped', own.get('default_settings'))  # by Django's lazy settings, and their defaults
-    if wrapped is not None:
-        found = {name: one for name, one in {**(_attributes(wrapped) or {}), **found}.items() if name.isupper()}
-    for name, one in list(found.items()):
-        code = home is not None and (issubclass(type(one), _CODE) or hasattr(type(one), '__get__'))
-        if issubclass(type(one), type) and (one.__module__, one.__name__) == (home, name):
-            found[name] = types.SimpleNamespace(**vars(one))  # `class database:` in it is a group
-        elif code or str(name).startswith('__' if name in own else '_'):
-            del found[name]
-    return found or None
+    found = {**({} if record else found), **((wrapped is not None and _attributes(wrapped)) or {}), **own}
+    home, options = found.get('__module__', found.get('__name__')), {}
+    for name, one in found.items():
+        group = issubclass(type(one), type) and (one.__module__, one.__name__) == (home, name)  # `class database:`
+        code = not (group or record) and (issubclass(type(one), _CODE) or hasattr(type(one), '__get__'))
+        private = str(name).startswith('__' if name in own else '_') or (wrapped is not None and not name.isupper())
+        if not (code or private):
+            options[name] = _attributes(one) if group else one
+    return options or None
 
 
 class _Converter:
-    """Makes plain data of foreign objects. What is not known is not taken apart: it may be the program's own input."""
-
     left = 100_000  # items that its section may still hold, keys too: a generator may return an endless iterator
 
     def convert(self, value: Any, above: tuple[int, ...] = (), iterate: bool = False) -> Any:
-        """Return the plain data for a value, which may be an iterator if `iterate`. An error is its value, too."""
+        """Return plain data for a foreign object. What is not known is not taken apart: it may be an open file."""
         self.left -= 1
         kind = type(value)
         if value is None or kind in (bool, int) or (kind is float and math.isfinite(value)):  # JSON has no NaN
@@ -1195,19 +1183,16 @@ class _Converter:
             return '(itself)' if id(value) in above else '(too deep)'
         above = (*above, id(value))
         try:
-            if kind is _Failure:
-                value = f'({value.error})'
-            elif hasattr(kind, 'mock_add_spec'):  # it records what is done to it, even str()
-                value = repr(value)
+            if kind is _Failure or hasattr(kind, 'mock_add_spec'):  # a mock records what is done to it, even str()
+                value = f'({value.error})' if kind is _Failure else repr(value)
             elif issubclass(kind, (bytes, bytearray, memoryview)):
                 value = bytes(value[:_MAX_TEXT]).decode('utf-8', 'backslashreplace')
             elif not issubclass(kind, (str, int, float)):
                 attributes = _attributes(value, len(above))
                 if attributes is not None:
                     return self.mapping(attributes, above)
-                if issubclass(kind, _CONTAINERS) or (iterate and issubclass(kind, Iterable)):
-                    with contextlib.suppress(TypeError):  # numpy's arrays without dimensions only say that they can
-                        return self.sequence(value if issubclass(kind, _CONTAINERS) else iter(value), above)
+                if issubclass(kind, _CONTAINERS) or (iterate and type(_attempt(iter, value)) is not _Failure):
+                    return self.sequence(value, above)  # numpy's arrays without dimensions only say that they can
             text = str.__str__(str(value))  # no subclass of str
             self.left -= len(text) >> 8
             return _clean(_redact(text if len(text) <= _MAX_TEXT else f'{text[:_MAX_TEXT]}... (cut)'))
@@ -1216,13 +1201,10 @@ class _Converter:
 
     def mapping(self, value: Any, above: tuple[int, ...] = ()) -> dict[str, Any]:
         """Return the plain data in a mapping. It is asked for no other names than it has: it may create them."""
-        kind: Any = type(value)
-        if issubclass(kind, dict) and kind.__getitem__ is dict.__getitem__:
-            items = list(self.first(kind.items(value)))
-        else:
-            items = [(key, _attempt(operator.getitem, value, key)) for key in list(self.first(value))]
         result: dict[str, Any] = {}
-        for key, item in items:
+        plain = issubclass(type(value), dict) and type(value).__getitem__ is dict.__getitem__
+        for key in list(self.first(type(value).items(value) if plain else value)):
+            key, item = key if plain else (key, _attempt(operator.getitem, value, key))
             name, shown = _line(str(self.convert(key, above))), self.convert(item, above)
             if self.left < 0:
                 return {**result, '...': '(cut)'}
@@ -1254,35 +1236,30 @@ class _Converter:
 def _oslo_option(conf: Any, name: str) -> Any:
     """Return an option of the group oslo_reports, or None."""
     for key in ('oslo_reports', name):
-        options = _attributes(conf)
-        known = options is not None and key in [one for one in options if type(one) is str]  # `in` may create it
-        conf = options[key] if known else None
+        options = _attributes(conf) or {}
+        conf = options[key] if key in [one for one in options if type(one) is str] else None  # `in` may create it
     return conf
 
 
 def _collect_configuration(conf: Any) -> object:
     """How is the program configured?"""
     conf = _loaded('oslo_config.cfg', 'CONF') if conf is None else conf
-    if conf is None:
-        return 'No configuration was given to setup_autorun().'
-    attributes, own, groups = _attributes(conf), _contents(conf), dict[str, dict[str, object]]()
+    attributes, own = _attributes(conf), vars(conf) if type(conf).__dictoffset__ else {}
     if attributes is None:  # of a mock nothing more is asked
-        return _Converter().convert(conf)
-    for name, value in _Converter().mapping(attributes).items():
-        default = name == own.get('default_section')  # of a ConfigParser
-        options = value if type(value) is dict and (value or default) else {name: value}
-        group = groups.setdefault(name if options is value and not default else 'default', {})
+        return 'No configuration was given to setup_autorun().' if conf is None else _Converter().convert(conf)
+    groups: dict[str, dict[str, object]] = {'default': {}}
+    for name, value in sorted(_Converter().mapping(attributes).items()):
+        rows = value if type(value) is dict and (value or name == 'DEFAULT') else {name: value}  # as ConfigParser has
+        group = groups.setdefault(name if rows is value and name != 'DEFAULT' else 'default', {})
         # oslo.config marks its secrets; elsewhere all that a group with a secret name holds is secret.
-        marks = _contents(own['_groups'].get(name, conf))['_opts'] if {'_groups', '_opts'} <= own.keys() else None
-        for option, one in options.items():
-            marked = marks and option in marks and _contents(marks[option]['opt']).get('secret')
+        marks = vars(own['_groups'].get(name, conf))['_opts'] if {'_groups', '_opts'} <= own.keys() else None
+        for option, one in sorted(rows.items()):
+            marked = marks and option in marks and vars(marks[option]['opt']).get('secret')
             hidden = (one and marked) or (marks is None and _hidden_by_name(name, one))
             while option in group:
                 option += f' ({len(group)})'
             group[option] = _HIDDEN if hidden else one
-    names = sorted(filter(groups.get, groups), key=lambda name: (name != 'default', name))
-    shown = _Configuration((name, dict(sorted(groups[name].items()))) for name in names)
-    return shown or 'The configuration is empty.'
+    return _Configuration((name, group) for name, group in groups.items() if group)
 
 
 def _collect_registered(generator: Callable[[], object]) -> object:
@@ -1303,8 +1280,8 @@ def _resolve_version(version: object) -> object:
         from importlib import metadata  # costs more than all the rest of this file
 
         with contextlib.suppress(metadata.PackageNotFoundError, ValueError):
-            facts = metadata.metadata(version)
-            vendor = next((facts[key] for key in ('Author', 'Maintainer', 'Author-email') if key in facts), None)
+            facts: Any = metadata.metadata(version)
+            vendor = facts.get('Author') or facts.get('Maintainer') or facts.get('Author-email')
             return types.SimpleNamespace(product=facts['Name'], vendor=vendor, version_string=facts['Version'])
     return types.SimpleNamespace(version_string=version) if isinstance(version, str) else version
 
@@ -1314,33 +1291,28 @@ def _collect_package(version: Any) -> object:
 
     def ask(*names: str) -> object:
         subjects = version, getattr(version, 'version_info', None)
-        values = (getattr(subject, name, None) for subject in subjects for name in names)
-        value = next((one for one in values if one is not None), None)
+        value = next(filter(None, (getattr(one, name, None) for one in subjects for name in names)), None)
         return value() if callable(value) else value
 
-    module = version.__name__.partition('.')[0] if isinstance(version, types.ModuleType) else None
-    product, vendor = ask('product_string', 'product', 'package') or module, ask('vendor_string', 'vendor')
-    number = ask('version_string_with_package', 'version_string', '__version__')
+    product = ask('product_string', 'product', 'package') or getattr(version, '__name__', '').partition('.')[0] or None
+    vendor, number = ask('vendor_string', 'vendor'), ask('version_string_with_package', 'version_string', '__version__')
     return _Converter().convert({'product': product, 'vendor': vendor, 'version': number})
 
 
 def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     """What process is this, since when, and what does it consume?"""
-
-    def open_files() -> str:
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        try:
-            return f'{len(_os.listdir("/proc/self/fd")) - 1} of {limit}'
-        except OSError as error:
-            return f'{limit} of {limit}' if error.errno == errno.EMFILE else f'at most {limit}'
-
-    # Its start counts from the boot of the host; in a container /proc/uptime may be another's.
-    uptime = _attempt(lambda: clock_gettime(CLOCK_BOOTTIME) - int(_stat_fields('/proc/self/stat')[19]) / _TICKS)
+    # The data base of users may be on a server that does not answer.
+    user = functools.cache(lambda uid: getattr(ask(pwd.getpwuid, uid, key=('user', uid)), 'pw_name', str(uid)))
+    started = _attempt(lambda: int(_read('/proc/self/stat').rpartition(b')')[2].split()[19]) / _TICKS)
+    uptime = _attempt(lambda: clock_gettime(CLOCK_BOOTTIME) - started)  # /proc/uptime may be a container's
+    limit = _attempt(lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    opened = _attempt(lambda: len(_os.listdir('/proc/self/fd')) - 1)
+    full = f'[Errno {errno.EMFILE}]' in str(opened)  # to count them takes one more
     collector = 'enabled' if gc.isenabled() or any(hold.before[0] for hold in list(_holds)) else 'disabled'
     questions: dict[str, Callable[[], object]] = {
-        'process': lambda: _process(ask, {}, _os.getppid()),
-        'time': lambda: _iso_time(time()),
-        'start time': lambda: _iso_time(time() - uptime),
+        'process': lambda: _process(user, _os.getppid()),
+        'time': lambda: strftime(_ISO_TIME, gmtime(time())),
+        'start time': lambda: strftime(_ISO_TIME, gmtime(time() - uptime)),
         'uptime': lambda: f'{uptime:.0f} s',
         'command line': lambda: _line(' '.join(_redact_arguments(getattr(sys, 'orig_argv', sys.argv)))),  # CPython 3.10
         'working directory': lambda: _line(_redact(_os.getcwd())),
@@ -1349,49 +1321,32 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
         'cpu seconds': lambda: round(process_time(), 2),
         'resident memory': lambda: f'{int(_read("/proc/self/statm").split()[1]) * resource.getpagesize() >> 20} MiB',
         'peak resident memory': lambda: f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB',
-        'open files': open_files,
+        'open files': lambda: f'{limit if full else opened:d} of {limit}',
         'garbage collector': lambda: f'{collector}, counts {", ".join(map(str, gc.get_count()))}',
     }
     facts = {name: _attempt(question) for name, question in questions.items()}
     return {name: fact for name, fact in facts.items() if type(fact) is not _Failure}  # a platform may not tell
 
 
-def _process(ask: Callable[..., Any], users: dict[int, str], parent: int, proc: str = 'self') -> _Process:
+def _process(user: Callable[[int], str], parent: int, proc: str = 'self') -> _Process:
     """Return a process, by its folder in /proc, with its children, and theirs."""
     pid, uid, state, command, answer = _os.getpid(), _os.getuid(), 'running', '', ''
     if proc != 'self':
         status = dict(re.findall(r'(\w+):\t(.*)', _read(f'/proc/{proc}/status').decode('utf-8', 'replace')))
-        pid = int(proc if _sees_itself() else status['NSpid'].split()[-1])
+        pid = int(proc if _attempt(_os.readlink, '/proc/self') == str(_os.getpid()) else status['NSpid'].split()[-1])
         uid, state = int(status['Uid'].split()[0]), status['State'][3:-1]
         arguments = _read(f'/proc/{proc}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0')
         command = _line(' '.join(_redact_arguments(arguments)))[:_MAX_LINE]
         caught, ignored = (int(status[mask], 16) >> (signal.SIGUSR2 - 1) & 1 for mask in ('SigCgt', 'SigIgn'))
         answer = 'answers' if caught else 'ignores it' if ignored else 'dies of it'
-    # The data base of users may be on a server that does not answer.
-    users[uid] = users.get(uid) or ask(lambda: pwd.getpwuid(uid).pw_name, key=('user', uid))
-    user = users[uid] if type(users[uid]) is str else str(uid)
     threads = _attempt(_os.listdir, f'/proc/{proc}/task')  # cheaper than to look at all processes
     if proc == 'self' and type(_attempt(_os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is _Failure:
-        threads = []  # with thousands of threads it takes long to find that there are no children
+        threads = []  # no children at all: cheaper than to ask thousands of threads for theirs
     lists = [_attempt(_read, f'/proc/{proc}/task/{thread}/children') for thread in threads]
     pids = sorted(int(child) for some in lists if type(some) is bytes for child in some.split())
-    found = [_attempt(_process, ask, users, pid, str(child)) for child in pids]
+    found = [_attempt(_process, user, pid, str(child)) for child in pids]
     children = [one for one in found if type(one) is _Process]  # others have just ended
-    return _Process(pid, parent, user, uid, state, command, answer, children)
-
-
-def _iso_time(moment: float) -> str:
-    return strftime('%Y-%m-%dT%H:%M:%S+00:00', gmtime(moment))
-
-
-def _stat_fields(path: str) -> list[str]:
-    """Return the fields of a stat file in /proc, from the state on; the name before it may hold anything."""
-    return _read(path).rpartition(b')')[2].decode('ascii').split()
-
-
-def _sees_itself() -> bool:
-    """Return whether /proc is of our own pid namespace: else the numbers in it are those of other processes."""
-    return bool(_attempt(_os.readlink, '/proc/self') == str(_os.getpid()))
+    return _Process(pid, parent, user(uid), uid, state, command, answer, children)
 
 
 # -- Render: plain data in, text out ---
@@ -1508,7 +1463,7 @@ class JSONGuruMeditation(GuruMeditation):
         self._dumps = json.dumps
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
-        header = {'format': 2, 'time': _iso_time(time()), 'host': _HOST, 'pid': _os.getpid()}
+        header = {'format': 2, 'time': strftime(_ISO_TIME, gmtime(time())), 'host': _HOST, 'pid': _os.getpid()}
         document: dict[str, object] = {'Guru Meditation': {**header, 'program': self._program}}
         for title, data in sections:
             while title in document:  # a program may call its section as we call ours
