@@ -44,7 +44,7 @@ import threading
 import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
-from collections import deque, namedtuple
+from collections import Counter, deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence
 
 # Bound now: tests replace the clocks, and the functions of os.path, in their modules.
@@ -637,7 +637,7 @@ def _capture_greenlets() -> list[_Member]:
     greenlets = _find_on_heap(own)
     found: Iterable[Any] = zip(greenlets, _stacks(map(own.gr_frame.__get__, greenlets))) if greenlets else ()
     found = ((one, stack) for one, stack in found if stack or not (own.__bool__(one) or own.dead.__get__(one)))
-    return [_Member('Green Thread', id(one), None, stack, one) for one, stack in found]
+    return [_Member('Green Thread', id(one), None, stack, {'name': f'at {id(one):#x}'}) for one, stack in found]
 
 
 def _capture_tasks(threads: dict[int, _Thread]) -> list[_Member]:
@@ -846,17 +846,14 @@ def _collect(report: GuruMeditation, hold: _Hold, *captured: Any) -> list[tuple[
     """Return the titles and the plain data of all sections. A section that fails is a _Failure."""
     ask, frames = functools.partial(hold.ask, timeout=report.section_timeout), _Frames()
     threads, greenlets, tasks, errors, deadlocks = captured
-    known: dict[int, Any] = {one.ident: one.facts for one in threads} if type(threads) is list else {}
-    if known and type(errors) is dict and errors:  # their texts are foreign code
-        texts = ask(lambda: list(map(_error_text, errors.values())), key='errors')
-        for ident, text in zip(errors, texts if type(texts) is list else ()):
-            known[ident]['handling'] = _line(text)
+    known = {one.ident: one for one in threads} if type(threads) is list else {}
+    texts = ask(lambda: {ident: _line(_error_text(one)) for ident, one in errors.items()}, key='errors')  # foreign code
+    for ident in known.keys() & (texts if type(texts) is dict else ()):
+        known[ident].facts['handling'] = texts[ident]
     sections: dict[str, Any] = {'Package': ask(_collect_package, report.version, green=True)}
-    sections['Threads'] = _attempt(_entries, threads, frames)
-    if _loaded('greenlet', 'greenlet'):
-        sections['Green Threads'] = _attempt(_entries, greenlets, frames)
-    if tasks:
-        sections['Asyncio Tasks'] = _attempt(_entries, tasks, frames)
+    for title, members in (('Threads', threads), ('Green Threads', greenlets), ('Asyncio Tasks', tasks)):
+        if members or (title == 'Green Threads' and _loaded('greenlet', 'greenlet')):
+            sections[title] = _attempt(_entries, members, frames)
     sections['Processes'] = _attempt(_collect_processes, ask)
     sections['Configuration'] = ask(_collect_configuration, report.conf, green=True)
     registered = [(title, ask(_collect_registered, one, green=True)) for title, one in list(report._sections.items())]
@@ -872,85 +869,64 @@ def _collect(report: GuruMeditation, hold: _Hold, *captured: Any) -> list[tuple[
 
 def _entries(members: list[_Member], frames: _Frames) -> list[_Entry]:
     """Return one entry for all members of a kind that have the same stack, in the order in which they were found."""
-    groups: dict[Any, list[_Member]] = {}
+    entries, groups = [], dict[tuple[object, ...], list[_Member]]()
     for (kind, stack), alike in itertools.groupby(members, operator.attrgetter('kind', 'stack')):  # thousands in a row
         groups.setdefault((kind, *frames.stack(stack)), []).extend(alike)
-    entries = []
     for (kind, *stack), group in groups.items():
-        facts = [one.facts for one in group if one.facts is not None]
-        if len(facts) > 1 and type(facts[0]) is dict:  # worker-10 after worker-9
-            facts.sort(key=lambda one: [part.zfill(20) for part in re.split(r'(\d+)', str(one['name']))])
-        shown, states = list(map(_shown, facts[:_MAX_MEMBERS])), [one.state for one in group]
-        state = next((one for one in ('running', 'reporting') if one in states), states[0])
-        if states.count(state) < len(group):
-            state = f'{states.count(state):,} {state}'
-        waits_for = shown[0].get('waits_for') if shown else None
-        if waits_for and any(one.get('waits_for') != facts[0]['waits_for'] for one in facts):
+        if kind != 'Green Thread':  # worker-10 after worker-9
+            group.sort(key=lambda one: [part.zfill(20) for part in re.split(r'(\d+)', str(one.facts['name']))])
+        shown, states = list(map(_shown, group[:_MAX_MEMBERS])), Counter(one.state for one in group)
+        state = ', '.join(f'{count:,} {one}' for one, count in states.items()) if len(states) > 1 else group[0].state
+        waits_for = shown[0].get('waits_for')
+        if waits_for and any(one.facts.get('waits_for') != group[0].facts['waits_for'] for one in group):
             waits_for += ' and others'
         entries.append(_Entry(kind, len(group), state, waits_for, shown, stack))
     return entries
 
 
-def _shown(facts: Any) -> dict[str, Any]:
+def _shown(member: _Member) -> dict[str, Any]:
     """Return what is known of a member, its texts as they may appear."""
-    if type(facts) is not dict:  # a greenlet
-        return {'name': _line(object.__repr__(facts)[1:-1])}
-    shown = {key: value for key, value in facts.items() if value is not None}
-    shown.update((key, _line(_redact(str(facts[key])))) for key in ('name', 'waits_for') if key in shown)
-    return shown if 'name' in shown else {'name': f'#{facts["id"]}', **shown}  # a thread that threading does not know
+    facts = {'name': f'#{member.ident}', **{key: one for key, one in member.facts.items() if one is not None}}
+    return {**facts, **{key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if key in facts}}
 
 
-def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, Any], cycles: Any) -> _Glance:
+def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, _Member], cycles: Any) -> _Glance:
     """What would one look up first: who is it, what is certainly wrong, and where does everything stand?"""
     package, facts = (sections[one] if type(sections[one]) is dict else {} for one in ('Package', 'Processes'))
-    name = ' '.join(str(one) for one in (package.get('product') or program, package.get('version')) if one)
+    name = f'{package.get("product") or program} {package.get("version") or ""}'.strip()
     process = {'program': _line(name), 'pid': _os.getpid(), 'host': _HOST, 'asked by': asked}
     process.update(uptime=facts.get('uptime'), time=facts.get('time'))
-    entries = [entry for section in sections.values() if type(section) is list for entry in section if entry.members]
-    culprits = {ident for ident, one in threads.items() if 'handling' in one}.union(*cycles)
-    rows = []
-    for entry in entries:
-        frames = [one for one in reversed(entry.stack) if type(one) is _Frame]
-        frame = next((one for one in frames if one.own), frames[0] if frames else None)
-        state, found = str(entry.state), any(one.get('id') in culprits for one in entry.members)
-        rank = ('running' in state, 'reporting' in state, found, bool(frame and frame.own), True).index(True)
-        who = _first_of(entry.members[0]['name'], entry.count)
-        rows.append((rank, _Row(entry.kind, entry.count, entry.state, frame, entry.waits_for, who)))
-    rows.sort(key=lambda one: (one[0], -one[1].count))
-    return _Glance(process, _findings(facts, entries, threads, cycles), [row for _, row in rows])
-
-
-def _findings(facts: Any, entries: list[_Entry], threads: dict[int, Any], cycles: list[list[int]]) -> list[str]:
-    """What is certainly wrong?"""
-    findings: list[str] = []
+    findings, rows, stuck = [], [], set().union(*cycles)
     for cycle in cycles:
         members = [_shown(threads[ident]) for ident in cycle]
         waits = ', which waits for '.join(one['waits_for'] for one in members)
         findings.append(f'deadlock: {members[0]["name"]} waits for {waits}')
-    for stack, one in ((entry.stack, one) for entry in entries for one in entry.members):
-        loop = one.get('state', '').partition(' in Thread #')[2]  # of a task that runs
-        if loop:
-            where = next(frame.where for frame in reversed(stack) if type(frame) is _Frame)
-            findings.append(f'event loop of {_shown(threads[int(loop)])["name"]} is in task {one["name"]}: {where}')
+    for entry in [entry for section in sections.values() if type(section) is list for entry in section]:
+        frames = [one for one in reversed(entry.stack) if type(one) is _Frame]
+        frame = next((one for one in frames if one.own), frames[0] if frames else None)
+        for one in entry.members:
+            ident = int(one.get('state', '').partition(' in Thread #')[2] or 0)  # of a task that runs
+            if ident:
+                loop = _shown(threads[ident])['name']
+                findings.append(f'event loop of {loop} is in task {one["name"]}: {frames[0].where}')
+        state, found = str(entry.state), any('handling' in one or one.get('id') in stuck for one in entry.members)
+        rank = ('running' in state, 'reporting' in state, found, bool(frame and frame.own), True).index(True)
+        who = entry.members[0]['name'] + (f' and {entry.count - 1:,} more' if entry.count > 1 else '')
+        rows.append((rank, _Row(entry.kind, entry.count, entry.state, frame, entry.waits_for, f'({who})')))
     used, _, limit = facts.get('open files', '').partition(' of ')
     if limit.isdigit() and int(used) > 0.9 * int(limit):
         findings.append(f'open files = {used} of {limit}')
-    handlers = sorted((one for one in threads.values() if 'handling' in one), key=operator.itemgetter('handling'))
-    for error, some in itertools.groupby(handlers, operator.itemgetter('handling')):
-        names = [_shown(one)['name'] for one in some]
+    for error in sorted({one.facts['handling'] for one in threads.values() if 'handling' in one.facts}):
+        names = [_shown(one)['name'] for one in threads.values() if one.facts.get('handling') == error]
         count = f'{len(names)} threads handle' if len(names) > 1 else '1 thread handles'
-        findings.append(f'{count} {error[:_MAX_LINE]}  {_first_of(names[0], len(names))}')
-    return findings
-
-
-def _first_of(name: str, count: int) -> str:
-    return f'({name} and {count - 1:,} more)' if count > 1 else f'({name})'
+        findings.append(f'{count} {error[:_MAX_LINE]}  ({names[0]}{" and others" * (len(names) > 1)})')
+    rows.sort(key=lambda one: (one[0], -one[1].count))
+    return _Glance(process, findings, [row for _, row in rows])
 
 
 # -- Collect: frames and their source lines ---
 
-_THREAD = threading.Thread
-_NOISE = {id(one.__code__) for one in (_THREAD._bootstrap, _THREAD._bootstrap_inner, _THREAD.run)}  # type: ignore[attr-defined]
+_NOISE = {id(vars(threading.Thread)[name].__code__) for name in ('_bootstrap', '_bootstrap_inner', 'run')}
 _NOISY_FILES = _HERE, '<frozen importlib', '<frozen runpy', f'{_LIBRARY}runpy.py'
 _LIBRARIES = re.compile(rf'{re.escape(_LIBRARY)}|.*[/\\](?:site|dist)-packages[/\\]|<frozen ')
 _reading: set[str] = set()  # files that helpers are reading now, perhaps on a dead mount and for ever
@@ -961,15 +937,12 @@ class _Frame:
 
     def __init__(self, code: types.CodeType, line: int | None) -> None:
         self.path, self.line = code.co_filename, line or 0
-        self.file, self.name = _line(self.path), _line(getattr(code, 'co_qualname', code.co_name))  # CPython 3.11
-        self.where = f'{self.file}:{self.line} in {self.name}'
+        file, name = _line(self.path), _line(getattr(code, 'co_qualname', code.co_name))  # CPython 3.11
+        self.facts = {'file': file, 'line': self.line, 'name': name, 'code': None}
+        self.where = f'{file}:{self.line} in {name}'
+        self.text = f'\n{self.where}\n    (source not found)'
         self.noise = id(code) in _NOISE or self.path.startswith(_NOISY_FILES)  # tells nothing
         self.own = not _LIBRARIES.match(self.path)  # the program's
-        self.show('')
-
-    def show(self, code: str) -> None:
-        self.code, self.source = code, f'`{code}`' if code else '(source not found)'
-        self.text = f'\n{self.where}\n    {self.source}'
 
 
 class _Frames(dict[tuple[int, int], _Frame]):
@@ -977,10 +950,8 @@ class _Frames(dict[tuple[int, int], _Frame]):
 
     def stack(self, stack: _Stack) -> list[Any]:
         """Return a captured stack as plain data, oldest frame first, without the frames that tell nothing."""
-        frames: list[Any] = [
-            self.get((id(code), line)) or self.setdefault((id(code), line), _Frame(code, line))
-            for code, line in reversed(stack)
-        ]
+        pairs = [((id(code), line), code) for code, line in reversed(stack)]
+        frames: list[Any] = [self.get(key) or self.setdefault(key, _Frame(code, key[1])) for key, code in pairs]
         frames = [frame for frame in frames if not frame.noise] or frames
         if len(set(frames)) == len(frames):
             return frames
@@ -994,32 +965,26 @@ class _Frames(dict[tuple[int, int], _Frame]):
 
     def read_source(self) -> None:
         """Read all source lines, but none from a folder where a helper of an earlier report is stuck."""
-        stuck, files = set(map(dirname, _reading)), dict[str, list[str]]()
+        stuck, read = set(map(dirname, _reading)), functools.cache(_read_lines)
         for frame in self.values():
-            if frame.path not in files and dirname(frame.path) not in stuck:
+            if dirname(frame.path) not in stuck:
                 _reading.add(frame.path)
-                files[frame.path] = _read_lines(frame.path)
+                lines = _attempt(read, frame.path)
                 _reading.discard(frame.path)
-            text = ''.join(files.get(frame.path, [])[frame.line - 1 : frame.line])
-            frame.show(_line(_redact(text.strip()[:_MAX_LINE], literals=True)))
+                text = ''.join(lines[frame.line - 1 : frame.line]).strip() if type(lines) is list else ''
+                if text:
+                    code = frame.facts['code'] = _line(_redact(text[:_MAX_LINE], literals=True))
+                    frame.text = f'\n{frame.where}\n    `{code}`'
 
 
 def _read_lines(path: str) -> list[str]:
     """Return the lines of a source file. linecache would wait for ever on a FIFO, and keep all that it reads."""
-    try:
-        entry = (_loaded('linecache', 'cache') or {}).get(path) if path != '<string>' else None  # all exec() share it
-        if entry and entry[1:2] == (None,):  # no file: put there by IPython and the like
-            return list(map(str, entry[2]))
-        archives = [one for one in list(sys.path_importer_cache.items()) if type(one[1]).__module__ == 'zipimport']
-        loader: Any = next((one for folder, one in archives if path.startswith(folder + os.sep)), None)
-        if not loader and not (isfile(path) and getsize(path) < _MAX_SOURCE):  # to open a tape might rewind it
-            return []
-        data: bytes = loader.get_data(path) if loader else _read(path)
-        declared = re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)  # PEP 263
-        text = data.decode(declared[1].decode() if declared else 'utf-8', 'replace').removeprefix('\ufeff')
-        return text.replace('\r\n', '\n').replace('\r', '\n').split('\n')  # splitlines() knows more ends than Python
-    except Exception:  # a report without a source line is better than none; loaders raise what they like
-        return []
+    archives = [one for one in list(sys.path_importer_cache.items()) if type(one[1]).__module__ == 'zipimport']
+    loader: Any = next((one for folder, one in archives if path.startswith(folder + os.sep)), None)
+    regular = isfile(path) and getsize(path) < _MAX_SOURCE  # to open a tape might rewind it
+    data: bytes = loader.get_data(path) if loader else _read(path) if regular else b''
+    declared = re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)  # PEP 263
+    return re.split('\r\n?|\n', data.decode(declared[1].decode() if declared else 'utf-8', 'replace').lstrip('\ufeff'))
 
 
 def _read(path: str) -> bytes:
@@ -1032,9 +997,7 @@ def _clean(text: str, control: str = r'[\0-\x08\x0b-\x1f\x7f-\x9f]') -> str:
     return text if text.isprintable() else re.sub(control, lambda match: f'\\x{ord(match[0]):02x}', text)
 
 
-def _line(text: str) -> str:
-    """Return a text that stays on its line."""
-    return _clean(text, r'[\0-\x1f\x7f-\x9f]')
+_line = functools.partial(_clean, control=r'[\0-\x1f\x7f-\x9f]')  # a text that stays on its line
 
 
 SECRET_NAMES = (  # A value is hidden whose name, in lower_snake_case, ends so. A program may replace it.
@@ -1351,7 +1314,7 @@ def _process(user: Callable[[int], str], parent: int, proc: str = 'self') -> _Pr
 
 # -- Render: plain data in, text out ---
 
-_FACTS = {'daemon': 'daemon', 'native_id': 'native id {}', 'cpu_seconds': '{:.2f} s cpu', 'waits_for': 'waits for {}'}
+_FACTS = {'name': '{}', 'state': '{}', 'daemon': 'daemon', 'cpu_seconds': '{:.2f} s cpu'}  # else: native id 8680
 _AGAIN = '    ({1:,} times in a row)', '    (these {0} frames {1:,} times in a row)'
 
 
@@ -1359,42 +1322,33 @@ class TextGuruMeditation(GuruMeditation):
     """The report for people, in the layout of oslo.reports."""
 
     def _render(self, sections: list[tuple[str, object]]) -> str:
-        lines = [_title('Guru Meditation'), '|' * _WIDTH, '', '']
-        for title, data in sections:
-            lines += [_title(title), *(_lines(data) if data not in ([], {}) else ['(none)'])]
+        bar, lines = '=' * _WIDTH, list[str]()
+        for title, data in [('Guru Meditation', '|' * _WIDTH + '\n\n'), *sections]:
+            lines += [bar, f'===={" ".join(_clean(title).split()): ^{_WIDTH - 8}}====', bar]
+            lines += _lines('(none)' if data in ([], {}) else data)
         return '\n'.join(lines)
 
 
-def _title(text: str) -> str:
-    bar = '=' * _WIDTH
-    return f'{bar}\n===={" ".join(_clean(text).split()): ^{_WIDTH - 8}}====\n{bar}'
-
-
 def _lines(data: Any, indent: str = '') -> Iterator[str]:
-    """Yield the lines of any data."""
-    if isinstance(data, _Failure):
-        yield data.error
-        yield from ('Traceback (most recent call last):', _stack_text(data.stack)) if data.stack else ()
-    elif isinstance(data, _Entry):
-        yield from _entry_lines(data)
+    if type(data) in (_Entry, _Failure):
+        yield from _entry_lines(data) if type(data) is _Entry else (data.error, 'Traceback (most recent call last):')
+        stack = [one.text if type(one) is _Frame else _AGAIN[one.frames > 1].format(*one) for one in data.stack]
+        yield from (*(stack or ['', 'No Traceback!']), '')
     elif isinstance(data, _Glance):
         yield from _glance_lines(data)
     elif isinstance(data, _Process):
-        who = f'{indent}Process {data.pid} (under {data.parent}) [ run by: {data.user} ({data.uid})'
-        command = f' {data.command} (SIGUSR2: {data.signal})' if data.signal else ''
-        yield f'{who}, state: {data.state} ]{command}'
+        who = f'Process {data.pid} (under {data.parent}) [ run by: {data.user} ({data.uid}), state: {data.state} ]'
+        yield indent + who + (f' {data.command} (SIGUSR2: {data.signal})' if data.signal else '')
         for child in data.children:
             yield from _lines(child, indent + '    ')
     elif isinstance(data, dict):
         for key, value in data.items():
             if isinstance(data, _Configuration):
                 yield from ('', f'{key}:', *_lines(value, '  '))
-            elif isinstance(value, _Process):
-                yield from _lines(value)
             elif value and (isinstance(value, (dict, list)) or '\n' in str(value)):
                 yield from (f'{indent}{key} =', *_lines(value, indent + '  '))
             else:
-                yield f'{indent}{key} = {value}'
+                yield from _lines(value) if isinstance(value, _Process) else [f'{indent}{key} = {value}']
     elif isinstance(data, list):
         for item in data:
             nested = type(item) in (dict, list)
@@ -1405,54 +1359,36 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
 
 
 def _glance_lines(glance: _Glance) -> Iterator[str]:
-    """Yield the lines of At a Glance, no more than its size."""
     seconds = int((glance.process['uptime'] or '0').split()[0])
-    units = (('d', seconds // 86400), ('h', seconds // 3600 % 24), ('min', seconds // 60 % 60), ('s', seconds % 60))
-    parts = [f'{count} {unit}' for unit, count in units if count][:2]
-    up = f', up {" ".join(parts) or "0 s"}' if glance.process['uptime'] else ''
+    up = f'{seconds // 86400} d {seconds // 3600 % 24} h {seconds // 60 % 60} min {seconds % 60} s'
+    up = re.sub(r'^(0 [dhmin]+ )*(\d+ \w+( \d+ \w+)?).*', r', up \2', up) if glance.process['uptime'] else ''
     yield '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up, **glance.process)
     findings = glance.findings[: _MAX_GLANCE // 2]
     yield from (*findings, '')
     rows = glance.entries[: _MAX_GLANCE - 3 - len(findings)]
     for row in rows:
         kind = f'{row.count:>3,} {row.kind.lower()}{"s" * (row.count > 1)}{", " * bool(row.state)}{row.state or ""}'
-        where = f'{row.frame.where}  {row.frame.source}' if row.frame else 'No Traceback!'
+        where = row.frame.text[1:].replace('\n    ', '  ') if row.frame else 'No Traceback!'
         waits = f'  waits for {row.waits_for}' if row.waits_for else ''
         yield f'{kind:<22}  {where}{waits}  {row.members}'
-    left = (len(glance.findings) - len(findings), 'findings'), (len(glance.entries) - len(rows), 'stacks')
-    rest = ', '.join([f'{count:,} more {what}' for count, what in left if count])
-    yield from [f'... and {rest}'] if rest else ()
+    if len(rows) < len(glance.entries):
+        yield f'... and {len(glance.entries) - len(rows):,} more stacks'
 
 
 def _entry_lines(entry: _Entry) -> Iterator[str]:
-    """Yield the lines of the threads, green threads or tasks that have the same stack."""
-    single, heading = entry.count == len(entry.members) == 1, f'{entry.count:,} {entry.kind}{"s" * (entry.count > 1)}'
-    if single:
-        heading = f'{entry.kind} #{entry.members[0]["id"]}' if 'id' in entry.members[0] else entry.kind
-    yield f'------{heading: ^{_WIDTH - 12}}------\n'
+    many, first = entry.count > 1, entry.members[0]
+    single = f'{entry.kind} #{first["id"]}' if 'id' in first else entry.kind
+    yield f'------{f"{entry.count:,} {entry.kind}s" if many else single: ^{_WIDTH - 12}}------\n'
     for member in entry.members:
-        known = [key for key, value in member.items() if key not in ('id', 'handling') and value is not False]
-        facts = ', '.join([_FACTS.get(key, '{}').format(member[key]) for key in known])
-        yield facts if single or 'id' not in member else f'#{member["id"]} {facts}'
-        yield from [f'handling {member["handling"]}'] if 'handling' in member else ()
-    if entry.count > len(entry.members) > 0:
+        known = {key: value for key, value in member.items() if key != 'id' and value is not False}
+        facts = ', '.join(_FACTS.get(key, key.replace('_', ' ') + ' {}').format(one) for key, one in known.items())
+        yield f'#{member["id"]} {facts}' if many and 'id' in member else facts
+    if entry.count > len(entry.members):
         yield f'... and {entry.count - len(entry.members):,} more'
-    yield from [_stack_text(entry.stack)] if entry.members else ()
-
-
-def _stack_text(stack: Sequence[Any]) -> str:
-    """Return the text of a stack, oldest frame first."""
-    lines = [one.text if type(one) is _Frame else _AGAIN[one.frames > 1].format(*one) for one in stack]
-    return '\n'.join([*(lines or ['', 'No Traceback!']), ''])
 
 
 class JSONGuruMeditation(GuruMeditation):
-    """The report for programs: one JSON document on one line.
-
-    First "Guru Meditation": "format" (the version of this schema), "time", "host", "pid" and "program". Then the titles
-    of the sections. A stack is a list of {"file", "line", "name", "code"}, oldest first, with {"frames", "times"} after
-    what is repeated in a row; a section that failed is {"error", "stack"}.
-    """
+    """The report for programs: one JSON document on one line."""
 
     _ending = '.json'
 
@@ -1473,10 +1409,9 @@ class JSONGuruMeditation(GuruMeditation):
 
 
 def _jsonable(data: Any) -> object:
-    """Return data with the records as mappings."""
     if isinstance(data, _Frame):
-        return {'file': data.file, 'line': data.line, 'name': data.name, 'code': data.code or None}
-    data = data._asdict() if hasattr(data, '_asdict') else data
+        return data.facts
+    data = data._asdict() if hasattr(data, '_asdict') else data  # a record
     if isinstance(data, dict):
         return {name: _jsonable(value) for name, value in data.items()}
     return list(map(_jsonable, data)) if isinstance(data, list) else data

@@ -17,7 +17,6 @@ import importlib.util
 import io
 import itertools
 import json
-import linecache
 import os
 import pathlib
 import pwd
@@ -588,7 +587,7 @@ if sys.version_info >= (3, 10):  # sys._current_exceptions() is new
                     hold()
             """)
             )['Threads']
-            self.assertIn('s cpu\nhandling ConnectionError: broker went away, password=***\n\n', text)
+            self.assertIn('s cpu, handling ConnectionError: broker went away, password=***\n\n', text)
 
 
 if greenlet:
@@ -2627,10 +2626,10 @@ class SecretsTest(unittest.TestCase):
 
     def source_line(self, line):
         """Return how a line of source code is shown."""
-        linecache.cache['the source'] = len(line), None, [f'{line}\n'], 'the source'
-        self.addCleanup(linecache.cache.pop, 'the source', None)
-        text = report_on(lambda: exec(compile('1 / 0', 'the source', 'exec')))
-        return re.search(r'\nthe source:1 in <module>\n    `(.*)`', text)[1]
+        with tempfile.NamedTemporaryFile('w', suffix='.py') as file:
+            print(line, file=file, flush=True)
+            text = report_on(lambda: exec(compile('1 / 0', file.name, 'exec')))
+        return re.search(r'\.py:1 in <module>\n    `(.*)`', text)[1]
 
     def command_line(self, arguments):
         """Return how a command is shown."""
@@ -4019,7 +4018,7 @@ SICK = {  # a program, and what the first lines of its report say; `ready()` and
         for n in range(3): start(consume, f'consumer-{n}', n)
         rest()
         """,
-        [r'3 threads handle ConnectionError: broker went away, password=\*\*\*  \(consumer-0 and 2 more\)'],
+        [r'3 threads handle ConnectionError: broker went away, password=\*\*\*  \(consumer-0 and others\)'],
     ),
     'threads that threading does not know': (
         """
@@ -4038,7 +4037,7 @@ SICK = {  # a program, and what the first lines of its report say; `ready()` and
         for n in range(25): start(fail, f'worker-{n}')
         rest()
         """,
-        [r'25 threads handle ZeroDivisionError: division by zero  \(worker-0 and 24 more\)'],
+        [r'25 threads handle ZeroDivisionError: division by zero  \(worker-0 and others\)'],
     ),
     'a task in an endless recursion': (
         """
@@ -4154,7 +4153,7 @@ class GlanceTest(unittest.TestCase):
         process = dict.fromkeys(('program', 'pid', 'host', 'asked by', 'uptime', 'time'))
         rows = [gmr._Row('Thread', 1, None, None, None, '(one)')] * 1040
         lines = list(gmr._glance_lines(gmr._Glance(process, ['open files = 9 of 9'] * 20, rows)))
-        self.assertEqual((len(lines), lines[-1]), (24, '... and 8 more findings, 1,031 more stacks'))
+        self.assertEqual((len(lines), lines[-1]), (24, '... and 1,031 more stacks'))
         self.assertNotIn('up', lines[0])  # what a platform does not tell is left out
 
     def test_it_stands_in_json_with_the_same_facts(self):
@@ -4656,7 +4655,7 @@ def run(code):
 pid = int(run({cell!r}))
 threading.Timer(2, os.kill, (pid, signal.SIGUSR2)).start()
 text = run('import time\\ndef slow():\\n    time.sleep(4)\\nslow()')
-assert 'version = notebook' in text and 'in slow\\n    `time.sleep(4)`' in text, text
+assert 'version = notebook' in text and 'in slow\\n' in text, text
 assert run('6 * 7') == '42'
 manager.shutdown_kernel(now=True)
 """
