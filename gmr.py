@@ -45,7 +45,7 @@ import types
 import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
 from collections import Counter, deque, namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView
 
 # Bound now: tests replace the clocks, and the functions of os.path, in their modules.
 from os.path import abspath, basename, dirname, getsize, isdir, isfile, join, samestat
@@ -926,7 +926,7 @@ def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, 
 
 # -- Collect: frames and their source lines ---
 
-_NOISE = {id(vars(threading.Thread)[name].__code__) for name in ('_bootstrap', '_bootstrap_inner', 'run')}
+_NOISE = {id(getattr(threading.Thread, name).__code__) for name in ('_bootstrap', '_bootstrap_inner', 'run')}
 _NOISY_FILES = _HERE, '<frozen importlib', '<frozen runpy', f'{_LIBRARY}runpy.py'
 _LIBRARIES = re.compile(rf'{re.escape(_LIBRARY)}|.*[/\\](?:site|dist)-packages[/\\]|<frozen ')
 _reading: set[str] = set()  # files that helpers are reading now, perhaps on a dead mount and for ever

@@ -765,8 +765,8 @@ def hold():  # with the hub, whose eventlet kind does not come back from select(
                 self.assertEqual(child.finish(), 0, child.text())
             self.assertRegex(report['Green Threads'], r'3 Green Threads(.*\n)+?.* in deep\n')
             self.assertEqual(report['Threads'].count('Thread #'), 1)
-            handled = r'handling TimeoutError: db-3\n' if sys.version_info >= (3, 10) else ''
-            self.assertRegex(report['Threads'], rf'MainThread, native id \d+, reporting, .*\n{handled}')
+            handled = ', handling TimeoutError: db-3' if sys.version_info >= (3, 10) else ''
+            self.assertRegex(report['Threads'], rf'MainThread, native id \d+, reporting, .* cpu{handled}\n')
             self.assertEqual(report['Lock'], 'True\n')
 
         def test_patched_before_gmr_is_imported(self):
