@@ -1009,23 +1009,21 @@ _ASKED = r'^(?:no|is|has|use|with|max)_|(?:by|com)pass$|(?:primary|foreign|publi
 _VAGUE = r'(?:tokens|sessions?|cookies|auth|sig|sid|signature|salt)\d?$'  # sessions: 12, auth: ok; hidden if random
 _PLAIN = r'\d{4}-\d\d|v?\d+\.\d|/?[\w.-]*/[\w.-]*/|\w+://|\w+\.\w+\.|\d+\w?\w?\b'  # time, version, path, size
 _RANDOM = rf'(?<![\w./:-])(?!{_PLAIN})(?=[^\s,"\'(<]{{,32}}\d)(?=[^\s,"\'(<]{{,32}}[A-Za-z])[^\s,;"\']{{6,}}'
-_UNSET = r'(?is:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
+_UNSET = r'(?s:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
 _ELSEWHERE = r'(?i:bearer |basic )?(?:\$[A-Z_({]|[{<]\w[\w.]*[}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, {token}, /run/t
-_EXPRESSION = r'[A-Za-z_][\w.]*\(|[a-z_]+(?:\.[a-z_]+)+(?!\S)'  # password = ask(), token = config.token
 _STATED = r'(?i)\b(?:(?:is|has|must|not|no|for|in|of|to|the|an?|def) |(?:ok|required|invalid|\w+ed|\w+ing|str)\W*$)'
-_SHAPES = {  # In a text that holds one of these words in any case, what follows the first group is secret.
-    '://': r'(://[^\s/:@"\'?#\[]{,99}:)(?!//|\d+[/?#])[^\s"\'<>]{1,99}?(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))',
-    '//': r'(://(?:[^\s/:@"\'?#\[]{,99}:(?!//|\d+[/?#]|\W?\{|%s)|(?=[\w-]{20})))[^\s/"\'<>]{1,256}(?=@)',  # token@host
-    '---': r'(-----BEGIN [A-Z ]{,32}PRIVATE KEY[A-Z ]{,8}-----)(?=\s|\\)[^\x1e]*?(?:-----END[^-]*-----|(?=\x1e|\Z))',
-    'eyj kia sia sk-': r'()(?:eyJ[\w-]{8,400}\.[\w.-]{8,}|A[KS]IA[A-Z\d]{16}|\bsk-(?=[A-Za-z_-]{,32}\d)[\w-]{20,})',
-    'xo xapp gl hvs ya2 sg': r'()(?:x(?:ox[a-z]|app)-|\bgl[a-z]{2,5}[-_]|\b(?:hvs|ya29|SG)\.)(?=\D{,9}\d)[\w.-]{9,}',
-    '_ aiza': r'()(?:AIza|gh[a-z]_|npm_|hf_|github_pat_|whsec_|dop_v1_|[rs]k_live_)(?=[A-Za-z]{,30}\d)[\w-]{16,}',
-    '$ /bot hook': r'(\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|/webhooks/\d{1,32}/|/services/T\w+/)[\w./$=,+-]{10,}',
-    'bearer basic': r'(?i)(\b(?:bearer|basic) )(?=[^\s\d=]{,64}[\d=])[\w+/.~=-]{8,}',
-    'ass ken ret key': rf'((?i:\b(?:pass\w+|token|secret|key)(?: (?:\w+ ){{,2}}\w*(?:is|as|to|ed))?:? \W?)){_RANDOM}',
-    'curl': r'(curl\s[^\n|;]{,200}?-(?:u|-user)[\s=]?[\'"]?[^\s:]{,64}:)[^\s\'"]+',
-    'login sshpass redis mysql': r'((?:login|sshpass|redis-cli|mysql\w*)\s(?:[^\n|;]{,200}?\s)?-[pa]\W{,2})[^\s\'"]+',
-}
+_SHAPES = r"""(?x)  # What the group of a row holds is secret.
+  ://[^\s/:@"'?\#\[]{,99}:(?!//|\d+[/?\#])([^\s"'<>]{1,99}?)(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))  # u:p/w@h.org
+| ://(?:[^\s/:@"'?\#\[]{,99}:(?!//|\d+[/?\#]|\W?\{|%s)|(?=[\w-]{20}))([^\s/"'<>]{1,256})(?=@)  # user:password@, token@
+| -----BEGIN[ ][A-Z ]{,32}PRIVATE[ ]KEY[A-Z ]{,8}-----(?=\s|\\)([^\x1e]*?(?:-----END[^-]*-----|(?=\x1e|\Z)))  # PEM
+| (?:\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|/webhooks/\d{1,32}/|/services/T\w+/)([\w./$=,+-]{10,})  # hashes, chats
+| ((?:eyJ|A[KS]IA|AIza|gh[a-z]_|npm_|hf_|github_pat_|whsec_|dop_v1_|[rs]k_live_)(?=[a-zA-Z.]{,40}\d)[\w.-]{16,})  # JWT
+| \b((?:sk-|xox[a-z]-|xapp-|gl[a-z]{2,5}[-_]|hvs\.|ya29\.|SG\.)(?=[A-Za-z_-]{,32}\d)[\w.-]{9,})  # OpenAI, Slack, GitLab
+| \b(?i:bearer|basic)[ ](?=[^\s\d=]{,64}[\d=])([\w+/.~=-]{8,})  # credentials in a header
+"""
+_SPOKEN = rf'(?i)\b(?:pass\w+|token|secret|key)(?: (?:\w+ ){{,2}}\w*(?:is|as|to|ed))?:? \W?({_RANDOM})'  # the key is
+_CURL = r'curl\s[^\n|;]{,200}?-(?:u|-user)[\s=]?[\'"]?[^\s:]{,64}:([^\s\'"]+)'  # curl -u user:password
+_LOGIN = r'(?:login|sshpass|redis-cli|mysql\w*)\s(?:[^\n|;]{,200}?\s)?-[pa]\W{,2}([^\s\'"]+)'  # mysql -ppassword
 _SIGN = r'\\*["\']?\]?(?:[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?)?\s{,32}(?:=>|:=|[!=]?=|:(?!:|//))[ \t]*'
 _SIGN = rf'(?:{_SIGN}|\\*["\'],\s?(?=\w?\\*["\']))'  # "name": , ('name', "name" value=
 _NAME = rf'((?<![^\n\x1e])[ \t<>*"]*(?:- )?)?(-{{,2}})\b([A-Za-z_][\w.-]*)({_SIGN}|["\']?>|[ \t\x1e]+(?!-|[\w.-]+=))?'
@@ -1033,7 +1031,8 @@ _STRING = r'(?P<end>\\{,9}["\'])(?P<body>[^\\"\'\x1e]*(?:(?:(?!(?P=end))\\?[^\x1
 _LITERAL = rf'{_NAME}|(?!["\'][\w.-]+["\']\]?\s?(?:!?[:=]|,\s?\w?["\'])){_STRING}(?P=end)?'  # ?, else 2**n tries
 _NEST = r'[\[({](?:[^][(){}\x1e]+|[\[({][^][(){}\x1e]*[\])}])*(?:[\])}]|[^\n\x1e]*)'  # brackets, one inside another
 _BLOCK = r'[|>]?[-+\d]*[ \t]*\n([ \t]*(?:[ \t]|- ))[^\n]*(?:\n\1[^\n]*){,99}'  # lines that are indented or listed
-_BARE = rf'{_BLOCK}|(?<=>)[^<]{{1,512}}(?=</)|(?:[^\s,;&)\]}}>"\'<|\\]+|[,;&](?![\w."\'-]+[=:]|\s|$))*'
+_HEADER = r'(?i:(?<=cookie:|ookie: |zation:|ation: ))(?:[^=\n\x1e"\'\\]+|=(?:"[^"\n]*")?)*'  # Cookie: a=b; c=d
+_BARE = rf'{_HEADER}|{_BLOCK}|(?<=>)[^<]{{1,512}}(?=</)|(?:[^\s,;&)\]}}>"\'<|\\]+|[,;&](?![\w."\'-]+[=:]|\s|$))*'
 _WORDS = rf'(?:(?! -)[^\n\x1e=:,;|&"\'(){{}}<>\[\]]){{1,512}}(?=[\n\x1e]|\Z)|{_BARE}'  # the rest of a line, if words
 
 
@@ -1044,15 +1043,13 @@ def _hidden_by_name(name: str, value: object) -> bool:
         return False
     text = str(value)[:256]
     vague = re.search(_VAGUE, snake) and not re.search(_RANDOM, text)
-    return not (vague or re.match(rf'{_UNSET}|{_ELSEWHERE}', text))
+    return not (vague or re.match(_UNSET, text.lower()) or re.match(_ELSEWHERE, text))
 
 
 def _redact(text: str, literals: bool = False) -> str:
     """Hide the secrets inside a longer text; in source code only `literals`, since an expression is no secret."""
-    lower = text.lower()
-    for words, shape in _SHAPES.items():
-        if any(word in lower for word in words.split()):
-            text = re.sub(shape, rf'\1{_HIDDEN}', text)
+    for shape in (_SHAPES, _SPOKEN, _CURL, _LOGIN):
+        text = re.sub(shape, lambda found: found[0].removesuffix(found[found.lastindex or 0]) + _HIDDEN, text)
     pieces, done = [], 0
     for found in re.finditer(_LITERAL if literals else _NAME, text):  # no literal, but a name: ['token'] =
         if found.start() >= done and (found[4] or not found[3]):
@@ -1071,23 +1068,19 @@ def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
         return 0, 0
     skipped = r'(?:[\w. \[\]=]{,40}[ =])?' if literals else ''  # password: str = 'p', not password = options['key']
     quoted: Any = re.compile(rf'{skipped}([\w.]{{1,64}}\()?\w{{,2}}{_STRING}').match(text, first)
-    nest = sign and head[:1] in ('[', '(', '{')
+    nest, opens = sign and head[:1] in ('[', '(', '{'), start is not None and (sign or option)  # opens: a line
     if quoted:
-        meant = (sign or option or 'pass' in name.lower()) and quoted['body'] != name and not quoted[1]
-        (first, last), sure = quoted.span('body'), bool(meant or re.search(_RANDOM, quoted['body'][:256]))
-    elif not nest and (literals or re.match(_EXPRESSION, head)):
+        first, last = quoted.span('body')
+        meant = (sign or option or 'pass' in name.lower()) and not quoted[1]
+        sure: Any = meant or re.search(_RANDOM, quoted['body'][:256])
+    elif not nest and (literals or re.match(r'[A-Za-z_][\w.]*\(|[a-z_]+(?:\.[a-z_]+)+(?!\S)', head)):  # ask(), a.token
         return 0, 0
     else:
-        opens = start is not None and (lead[-1] in ' :' or '-' in start or text[found.start() - 1] == '\x1e')
-        pattern = _NEST if nest else _WORDS if opens and (sign or option) else _BARE
-        if sign == ':' and re.search('(?i)(?:authorization|cookie)2?$', name):
-            pattern = r'(?:[^=\n\x1e"\'\\]+|=(?:"[^"\n]*")?)*'
-        value: Any = re.compile(pattern).match(text, first)
+        value: Any = re.compile(_NEST if nest else _WORDS if opens else _BARE).match(text, first)
         last, word = value.end(), value[0][:256].strip()
         told = lead[-1] == ' ' and (re.search(_STATED, word) or (sign == ':' and text.startswith(' ', last)))
         shallow = value.lastindex and len(value[1]) <= len(start or '')
-        sure = bool(nest or last - first > 256 or re.search(_RANDOM, word) or (not told if sign else option))
-        sure = sure and not shallow and word != name
+        sure = not shallow and (nest or re.search(_RANDOM, word) or (not told if sign else option))
     return (first, last) if sure and _hidden_by_name(name, text[first : min(last, first + 256)]) else (0, 0)
 
 
@@ -1419,20 +1412,18 @@ def _jsonable(data: Any) -> object:
 
 # -- Deliver: a file in log_dir, else stderr, else a private file ---
 
+register_section, setup_autorun = TextGuruMeditation.register_section, TextGuruMeditation.setup_autorun
 _stderr_at_setup: list[os.stat_result] = []  # what descriptor 2 was
 
 
 def _deliver(hold: _Hold, text: str, log_dir: object, name: str, timeout: float) -> None:
-    create = functools.partial(hold.ask, _create_file, name, f'{text}\n'.encode(), timeout=timeout)
+    create, path = functools.partial(hold.ask, _create_file, name, f'{text}\n'.encode(), timeout=timeout), None
     if isinstance(log_dir, (str, os.PathLike)) and log_dir:
         path = create(abspath(log_dir), key=('file', log_dir))
-        if type(path) is str:
-            _write_stderr(hold, f'Guru Meditation Report: {path}\n', timeout)
-            return
-        text = f'Guru Meditation Report: no file in {log_dir}: {path.error}\n{text}'
-    if not _write_stderr(hold, f'{text}\n', timeout):
-        folders = filter(None, (os.environ.get('TMPDIR'), '/tmp', '/var/tmp', '.'))
-        any(type(create(folder, key=('file', folder))) is str for folder in folders)
+        where = path if type(path) is str else f'no file in {log_dir}: {path.error}\n{text}'
+        text = f'Guru Meditation Report: {where}'
+    if not _write_stderr(hold, f'{text}\n', timeout) and type(path) is not str:
+        any(type(create(to, key=('file', to))) is str for to in (os.getenv('TMPDIR', '/tmp'), '/tmp', '/var/tmp', '.'))
 
 
 def _write_stderr(hold: _Hold, text: str, timeout: float) -> bool:
@@ -1442,9 +1433,8 @@ def _write_stderr(hold: _Hold, text: str, timeout: float) -> bool:
     raw: Any = _attempt(getattr, buffer, 'raw') if type(buffer) is io.BufferedWriter else buffer
     plain = type(raw) is io.FileIO and not raw.closed  # and nothing between that compresses, say
     if not plain and stream is not None:  # any object: its write() is foreign code
-        ask = functools.partial(hold.ask, timeout=timeout, key=('stream', id(stream)), green=True)
-        if type(ask(operator.methodcaller('write', text), stream)) is not _Failure:
-            ask(operator.methodcaller('flush'), stream)
+        key, put = ('stream', id(stream)), lambda: (stream.write(text), stream.flush())
+        if type(hold.ask(put, timeout=timeout, key=key, green=True)) is not _Failure:
             return True
     with contextlib.suppress(OSError):
         descriptor = raw.fileno() if plain else 2
@@ -1488,17 +1478,12 @@ def _write(descriptor: int, data: bytes) -> None:
             _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-register_section = TextGuruMeditation.register_section
-setup_autorun = TextGuruMeditation.setup_autorun
-
-
 # -- Command line ---
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a program that answers the signal, or show the report of a process; return the exit status."""
     import optparse
-    import pkgutil
     import runpy
 
     parser = optparse.OptionParser('%prog [OPTIONS] [SCRIPT | -m MODULE] [ARGUMENTS]', version=f'gmr {__version__}')
@@ -1506,12 +1491,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_option('-m', action='store_true', dest='module', help='the program is a module: -m http.server 8000')
     parser.add_option('--json', action='store_true', help='make the report as JSON')
     parser.add_option('--log-dir', metavar='DIR', help='write reports to files in DIR, not to stderr')
-    parser.add_option('--signal', choices=[name[3:] for name in _SIGNALS.values()], help='answer USR1, say, not USR2')
     parser.add_option('--watch-file', metavar='PATH', help='report also whenever PATH is touched')
     parser.add_option('--pid', type='int', help='ask this process: CPython 3.14, here and there')
     given, program = parser.parse_args(arguments)
-    needs_program = given.module or given.log_dir or given.signal or given.watch_file
-    if (program and given.pid is not None) or (needs_program and not program):
+    if (program and given.pid) or (not program and (given.module or given.log_dir or given.watch_file)):
         parser.error('--pid goes with --json alone, the other options with a program')
     form = JSONGuruMeditation if given.json else TextGuruMeditation
     sys.argv[:] = program or ['gmr']
@@ -1520,23 +1503,18 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             text = form(version).run() if given.pid is None else _ask(given.pid, form.__name__)
             with contextlib.suppress(BrokenPipeError):
-                _write(1, f'{_clean(text)}\n'.encode('utf-8', 'backslashreplace'))  # a hostile answer, perhaps
+                _write(1, f'{_clean(text)}\n'.encode())  # a hostile answer, perhaps
         except (OSError, RuntimeError, KeyboardInterrupt) as error:
             sys.exit(f'process {given.pid or _os.getpid()}: {str(error) or "interrupted"}')
         return int(text.startswith('no report: '))
-    signum = given.signal and signal.Signals[f'SIG{given.signal}']
-    form.setup_autorun(version, None, given.log_dir, signum, watch_file=given.watch_file)
-    path, importer = abspath(program[0]), pkgutil.get_importer(program[0])
-    sys.path[0] = os.getcwd() if given.module else path if importer else dirname(os.path.realpath(path))
+    form.setup_autorun(version, None, given.log_dir, watch_file=given.watch_file)
     if given.module:
+        sys.path[0] = os.getcwd()
         runpy.run_module(program[0], run_name='__main__', alter_sys=True)
-    elif importer:  # of a folder or an archive
-        runpy.run_path(program[0], run_name='__main__')
-    else:  # runpy would put the old __main__ back, while threads of the program may go on
-        fresh = sys.modules['__main__'] = types.ModuleType('__main__')
-        fresh.__file__ = path
-        with open(path, 'rb') as stream:
-            exec(compile(stream.read(), path, 'exec', dont_inherit=True), vars(fresh))
+    else:
+        path, script = abspath(program[0]), types.ModuleType('__main__')
+        script.__file__, sys.path[0], sys.modules['__main__'] = path, dirname(os.path.realpath(path)), script
+        exec(compile(_read(path), path, 'exec', dont_inherit=True), vars(script))
     return 0
 
 
@@ -1546,9 +1524,8 @@ def _answer(form: str) -> str:
     if own not in (None, _answer):
         return own(form)  # type: ignore[no-any-return]
     report = globals()[form]()
-    report.version = types.SimpleNamespace(product=report._program, version_string=_loaded('__main__', '__version__'))
-    for one in _autorun:
-        report.version, report.conf = one.version, one.conf
+    version = types.SimpleNamespace(product=report._program, version_string=_loaded('__main__', '__version__'))
+    report.version, report.conf = next(((one.version, one.conf) for one in _autorun), (version, None))
     return _Hold(report._make, None, '--pid').wait(monotonic() + 2 * _LOST)  # run() leaves hooks behind
 
 
@@ -1558,21 +1535,20 @@ def _ask(pid: int, form: str) -> str:
     import marshal
     import tempfile
 
-    if not hasattr(sys, 'remote_exec') or sys.platform != 'linux':
-        raise RuntimeError('to be asked takes Linux, and CPython 3.14 or later both here and there')
+    if not hasattr(sys, 'remote_exec'):
+        raise RuntimeError('to be asked takes CPython 3.14 or later, both here and there')
     if any(os.readlink(f'/proc/{pid}/{ns}') != os.readlink(f'/proc/self/{ns}') for ns in ('ns/mnt', 'ns/pid', 'root')):
         raise RuntimeError(f'it is in a container: ask it there, by nsenter --target {pid} --all --root')
-    uid, gid = map(int, re.findall(rb'(?m)^[UG]id:\t\d+\t(\d+)', _read(f'/proc/{pid}/status')))
     # In a thread: what a signal handler raises in a question is lost to the program. A native one, under eventlet too.
     start = 'import _thread, marshal, sys; sys.modules.get("__original_module__thread", _thread).start_new'
     with tempfile.TemporaryDirectory(prefix='gmr-', dir='/tmp') as folder:  # $TMPDIR may be closed to the owner
-        tell = f'with open("{folder}/answer", "r+b", 0) as answer: answer.write(_answer("{form}").encode() + b"\\0")'
+        tell = f'with open("{folder}/answer", "ab") as answer: answer.write(_answer("{form}").encode() + b"\\0")'
         tell = f'try:\n    {tell}\nexcept OSError: pass\n'  # nobody waits any more
         code = marshal.dumps(compile(_read(_HERE) + tell.encode(), _HERE, 'exec'))
         with open(f'{folder}/question', 'x') as question, open(f'{folder}/answer', 'x+b', 0) as answer:
             print(start, f'(exec, (marshal.loads({code!r}), {{"__name__": "gmr"}}))', file=question, flush=True)
             for path in (question.name, answer.name, folder):
-                os.chown(path, uid, gid)
+                os.chown(path, *map(int, re.findall(rb'(?m)^[UG]id:\t\d+\t(\d+)', _read(f'/proc/{pid}/status'))))
             data, turn = b'', _os.open(f'/proc/{pid}/status', os.O_RDONLY)
             fcntl.flock(turn, fcntl.LOCK_EX)  # until we end: a process holds one question only, and others may ask too
             try:
@@ -1590,6 +1566,4 @@ def _ask(pid: int, form: str) -> str:
 
 if __name__ == '__main__':  # the program may import this module by its name: the two must be one
     name = __spec__.name if __spec__ else basename(_HERE).partition('.')[0]
-    if not __spec__:
-        sys.modules.setdefault(name, sys.modules['__main__'])
-    sys.exit(__import__(name, fromlist=['main']).main())
+    sys.exit(sys.modules.setdefault(name, sys.modules['__main__']).main())

@@ -2141,11 +2141,10 @@ class LogDirTest(unittest.TestCase):
                 child.wait_ready()
                 self.assertEqual(child.finish(), 0)
 
-    def test_a_full_disk_leaves_no_half_a_report(self):
+    def test_a_full_disk_loses_no_report(self):
         limits = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (700, 700))
         with tempfile.TemporaryDirectory() as folder:
             self.check_falls_back(folder, limits=limits)
-            self.assertEqual(os.listdir(folder), [])
 
     def test_no_descriptor_left(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -3294,16 +3293,7 @@ class RunnerTest(ProgramTest):
         self.write('package/__main__.py', PROBE)
         self.write('package/part.py', PROBE)
         os.symlink(os.path.join(self.folder, 'app', '__main__.py'), os.path.join(self.folder, 'link.py'))
-        with zipfile.ZipFile(os.path.join(self.folder, 'archive.zip'), 'w') as archive:
-            archive.writestr('__main__.py', PROBE)
-        own = (
-            'probe.py --json -m x',
-            f'{self.folder}/probe.py',
-            'app/__main__.py',
-            'link.py',
-            'app x',
-            'archive.zip -- -x',
-        )
+        own = 'probe.py --json -m x', f'{self.folder}/probe.py', 'app/__main__.py -- -x', 'link.py'
         for line in (*own, '-m probe --help', '-m package -m', '-m package.part'):
             self.assertTrue(self.check_same(*line.split())[1].startswith('__main__ '))
 
@@ -3321,7 +3311,7 @@ class RunnerTest(ProgramTest):
         os.mkdir(os.path.join(self.folder, 'empty'))
         for command, word in (
             (['/nowhere/x.py'], "No such file or directory: '/nowhere/x.py'"),
-            (['empty'], "can't find '__main__' module in 'empty'"),
+            (['empty'], 'Is a directory: '),
             (['-m', 'nowhere'], 'No module named nowhere'),
         ):
             with self.subTest(command):
@@ -3364,7 +3354,7 @@ class RunnerTest(ProgramTest):
         watched = os.path.join(self.folder, 'watched')
         name = 'waits.py_gurumeditation_'
         for options, check in (
-            (['--signal=USR1'], lambda err: 'version = 7.7' in err),
+            ([], lambda err: 'version = 7.7' in err),
             (['--json'], lambda err: json.loads(err)['Guru Meditation']['program'] == 'waits.py'),
             (['--log-dir', self.folder], lambda err: any(name in one for one in os.listdir(self.folder))),
             (['--watch-file', watched], lambda err: 'version = 7.7' in err),
@@ -3374,7 +3364,7 @@ class RunnerTest(ProgramTest):
                 if '--watch-file' in options:
                     self.write('watched', '')
                 else:
-                    os.kill(child.pid, signal.SIGUSR1 if 'signal' in options[0] else signal.SIGUSR2)
+                    os.kill(child.pid, signal.SIGUSR2)
                 child.wait_for(lambda: child.err.endswith(b'\n'), 'a report')
                 self.assertEqual(child.finish(), 0)
                 self.assertTrue(check(child.err.decode()), child.text())
@@ -3437,9 +3427,8 @@ class CommandTest(ProgramTest):
         self.assertEqual(run(gmr.__file__, '--version'), (0, f'gmr {gmr.__version__}\n', ''))
 
     def test_wrong_usage_is_told_on_stderr_with_status_2(self):
-        signals = [f'--signal {name} x.py' for name in ('NONSENSE', '_UNBLOCK', '999')]
         pids = [f'--pid {more}' for more in ('x', '1 x.py', '1 --log-dir x')]
-        for line in ('--nonsense', '-m', '--signal', '--log-dir x', *signals, *pids):
+        for line in ('--nonsense', '-m', '--log-dir x', '--watch-file x', *pids):
             with self.subTest(line):
                 status, out, err = run(gmr.__file__, *line.split(), cwd=self.folder)
                 self.assertEqual((status, out), (2, ''), err)
@@ -4374,7 +4363,7 @@ class ReadmeTest(ManualTestCase):
         self.write('shop.py', "import sys, time\nprint('arguments', *sys.argv[1:], flush=True)\ntime.sleep(3600)\n")
         child, pid = self.background(command.strip().replace('/tmp', self.folder) + ' &')
         child.wait_for(lambda: b'arguments --port 80\n' in child.out, 'its arguments')
-        for ask in (lambda: os.kill(pid, signal.SIGUSR1), lambda: self.write('ask', '')):
+        for ask in (lambda: os.kill(pid, signal.SIGUSR2), lambda: self.write('ask', '')):
             found = self.files('shop.py')
             ask()
             self.until(lambda found=found: len(self.files('shop.py') - found) == 1, 'a file', child)
