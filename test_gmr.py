@@ -3524,7 +3524,7 @@ def hold(seconds=0.05):
 
         def test_it_leaves_nothing_behind(self):
             with self.child("""
-                import atexit, collections.abc, contextlib, errno, functools, gc, io, itertools, math, operator, pwd, re
+                import atexit, collections.abc, contextlib, errno, faulthandler, functools, gc, io, itertools, math, operator, pwd, re
                 import resource, signal, stat, types, warnings, __future__, _queue
                 def state():
                     gc.collect()
