@@ -95,10 +95,7 @@ _Repeated = namedtuple('_Repeated', 'frames times')  # so many frames before it 
 _Glance = namedtuple('_Glance', 'process findings entries')
 _Process = namedtuple('_Process', 'pid parent user uid state command signal children')
 _Failure = namedtuple('_Failure', 'error stack', defaults=((),))  # in the place of what could not be made
-
-
-class _Configuration(dict[str, object]):
-    """Groups of options: they have a layout of their own."""
+_Configuration = type('_Configuration', (dict,), {})  # groups of options
 
 
 # -- Trigger: a signal, a touched file, or a call of run() ---
@@ -121,6 +118,7 @@ class GuruMeditation:
     timestamp_fmt: ClassVar[str] = '%Y%m%d%H%M%S'  # in the names of report files; UTC
 
     _sections: ClassVar[dict[str, Callable[[], object]]] = {}
+    _render: Callable[[list[tuple[str, object]]], str]  # of the two formats
     _ending: ClassVar[str] = ''
     _service_name: str | None = None
     _log_dir: str | None = None
@@ -277,11 +275,8 @@ class GuruMeditation:
             self._asked_at = monotonic()
 
     def _make(self, hold: _Hold) -> str:
-        """Return the whole report as it goes out, without lone surrogates."""
-        return self._render(_collect(self, hold, *_capture(hold))).encode('utf-8', 'backslashreplace').decode()
-
-    def _render(self, sections: list[tuple[str, object]]) -> str:
-        raise NotImplementedError('use TextGuruMeditation or JSONGuruMeditation')
+        text = self._render(_collect(self, hold, *_capture(hold)))
+        return text.encode('utf-8', 'backslashreplace').decode()  # without lone surrogates, as it goes out
 
 
 _autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
@@ -334,18 +329,15 @@ _turn = _lock()  # who has it makes a report
 
 def _start_thread(function: Callable[..., object], *arguments: object) -> int | None:
     """Start a native thread and return its identifier, or None if none can be had."""
-    ours, ident = object(), None
-    size = threading.stack_size(0)  # the system's own, for generators that recurse; the program's may be tiny
+    ours, size = object(), threading.stack_size(0)  # the system's own, since generators recurse; ours may be tiny
+    _threads.add(ours)  # here, so that an exit sees it before it runs
     try:
-        _threads.add(ours)  # here, so that an exit sees it before it runs
-        ident = None if sys.is_finalizing() else _start(_in_thread, (ours, function, *arguments))
+        return None if sys.is_finalizing() else int(_start(_in_thread, (ours, function, *arguments)))
     except (RuntimeError, MemoryError):
-        pass
+        _threads.discard(ours)
+        return None
     finally:
         threading.stack_size(size)
-        if ident is None:
-            _threads.discard(ours)
-    return ident
 
 
 def _in_thread(ours: object, function: Any, *arguments: object) -> None:
@@ -366,14 +358,13 @@ class _Hold:
 
     def __init__(self, work: Callable[[_Hold], object], frame: Frame, asked: str) -> None:
         self.work, self.frame, self.asked = work, frame, asked  # what makes it, where the program is, and who asks
-        self.hub = _hub()
+        self.hub, self.begun, self.made = _hub(), False, False
         self.bell = _lock()  # wakes who waits; SimpleQueue.get() may miss its time before CPython 3.13, and never end
         self.bell.acquire()
         self.green: deque[_Call] = deque()  # the calls that who waits is to run
         self.calls: SimpleQueue[Any] | None = None  # to the helper
         self.helper: int | None = None
         self.before: tuple[bool, float] = (False, 0.0)  # the collector and the switch interval, to be put back
-        self.begun = self.made = False
         self.result: Any = None
 
     def wait(self, until: float) -> str:
@@ -395,8 +386,7 @@ class _Hold:
                     self.green.popleft().run_green(self.hub)
         finally:
             self.restore()
-        failed = self.result.error if type(self.result) is _Failure else 'it takes too long'
-        return self.result if type(self.result) is str else f'no report: {failed}'
+        return self.result if type(self.result) is str else f'no report: {getattr(self.result, "error", "late")}'
 
     def make(self, patience: float) -> None:
         """Make the report when it is our turn: one at a time, but for one that has not ended and counts as lost."""
@@ -439,18 +429,17 @@ class _Hold:
         key, in_place = key or (id(function), *map(id, arguments)), green and self.hub
         call = _calls.get(key)
         if call is None:
-            work = functools.partial(_attempt, function, *arguments)
-            call = _calls[key] = _Call(key, work, min(self.until, monotonic() + timeout))
+            call = _calls[key] = _Call(key, min(self.until, monotonic() + timeout), function, *arguments)
             if in_place:
                 self.green.append(call)
                 self.ring()
             else:
                 if self.calls is None:
                     self.calls = SimpleQueue()
-                    self.helper = _start_thread(_serve, self.calls)
+                    self.helper = _start_thread(deque, map(_Call.run, iter(self.calls.get, None)), 0)  # until None
                 if self.helper is None:  # no thread can be had
                     return call.run()
-                call.stack = functools.partial(_stack_of, self.helper)
+                call.stack = lambda ident=self.helper: getattr(_capture_threads().get(ident), 'stack', ())
                 self.calls.put(call)
             with contextlib.suppress(Empty):
                 answer = call.answers.get(timeout=max(0.0, call.until - monotonic()) if in_place else timeout)
@@ -469,10 +458,11 @@ class _Hold:
 class _Call:
     """A call of foreign code, which may never end."""
 
-    def __init__(self, key: object, work: Callable[[], Any], until: float) -> None:
-        self.key, self.work, self.until, self.since, self.begun = key, work, until, time(), False
+    def __init__(self, key: object, until: float, function: Callable[..., Any], *arguments: Any) -> None:
+        self.key, self.until, self.since, self.begun = key, until, time(), False
+        self.work = functools.partial(_attempt, function, *arguments)
         self.answers: SimpleQueue[Any] = SimpleQueue()  # a tuple of its answer, or None: not in time
-        self.stack: Callable[[], _Stack] = tuple
+        self.stack: Any = tuple  # returns the stack of what it is at
 
     def run(self) -> Any:
         self.begun = True
@@ -510,11 +500,6 @@ class _Call:
             waiting.clear()
             timer.close() if loop is hub else timer.cancel()
             self.answers.put(None)
-
-
-def _serve(calls: SimpleQueue[_Call]) -> None:
-    for call in iter(calls.get, None):
-        call.run()
 
 
 def _hub() -> Any:
@@ -612,10 +597,6 @@ def _capture_threads(interrupted: Frame = None) -> dict[int, _Thread]:
         threads[ident] = _Thread(frames[start:], stack[start:], ours)
     del frames, stack, found, idents, tops, first, second  # they hold this very frame: garbage in a cycle
     return threads
-
-
-def _stack_of(ident: int) -> _Stack:
-    return next((one.stack for at, one in _capture_threads().items() if at == ident), ())
 
 
 def _find_on_heap(*wanted: Any) -> list[Any]:
