@@ -46,9 +46,7 @@ import warnings
 from _queue import Empty, SimpleQueue  # gevent replaces queue.SimpleQueue; nobody replaces the C type itself
 from collections import Counter, deque, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView
-
-# Bound now: tests replace the clocks, and the functions of os.path, in their modules.
-from os.path import abspath, basename, dirname, getsize, isdir, isfile, join, samestat
+from os.path import abspath, basename, dirname, getsize, isdir, isfile, join, samestat  # now: tests replace these
 from time import gmtime, monotonic, process_time, strftime, time
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
@@ -307,9 +305,7 @@ def _after_fork() -> None:
     for known in (_threads, _calls, _reading):
         known.clear()
     for hold in list(_holds):
-        hold.restore()
-        hold.made = True
-        hold.ring()
+        hold.end()
     for report in _autorun:
         report._asked_at = -_LOST
         report._start_watcher()
@@ -385,7 +381,7 @@ class _Hold:
                 while self.green and monotonic() < until:
                     self.green.popleft().run_green(self.hub)
         finally:
-            self.restore()
+            self.end()
         return self.result if type(self.result) is str else f'no report: {getattr(self.result, "error", "late")}'
 
     def make(self, patience: float) -> None:
@@ -400,16 +396,16 @@ class _Hold:
         turn.release()
         if self.calls:
             self.calls.put(None)
-        self.made = True
-        self.ring()
-        self.restore()  # nobody waits any more; who waited may have been torn from putting it back by an exception
+        self.end()  # too: who waits may be torn from it by an exception
 
     def ring(self) -> None:
         with contextlib.suppress(RuntimeError):  # it is rung already
             self.bell.release()
 
-    def restore(self) -> None:
-        """Put back what wait() has changed, but what the program itself has set meanwhile. Twice does no harm."""
+    def end(self) -> None:
+        """Let the program go on, and put back what wait() has changed, but what it has set itself. Twice is harmless."""
+        self.made = True
+        self.ring()
         collecting, interval = self.before
         if interval > sys.getswitchinterval() <= 1.5 * _SWITCH_INTERVAL:
             sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
@@ -504,12 +500,12 @@ class _Call:
 
 def _hub() -> Any:
     """Return the hub of this thread if its locks or threads are gevent's or eventlet's, and not just wrapped."""
-    modules = [str(getattr(one, '__module__', '')) for one in (_thread.allocate_lock, _thread.start_new_thread)]
-    if any(module.startswith('gevent.') for module in modules):
+    functions = _thread.allocate_lock, _thread.start_new_thread
+    packages = {str(getattr(one, '__module__', '')).partition('.')[0] for one in functions}
+    if 'gevent' in packages:
         existing = _loaded('gevent._hub_local', 'get_hub_if_exists')
         return existing and existing()
-    green = any(module.startswith('eventlet.') for module in modules)
-    return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if green else None
+    return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if 'eventlet' in packages else None
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
