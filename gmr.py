@@ -403,7 +403,7 @@ class _Hold:
             self.bell.release()
 
     def end(self) -> None:
-        """Let the program go on, and put back what wait() has changed, but what it has set itself. Twice is harmless."""
+        """Let the program go on, and put back what wait() has changed, but what it has set itself; twice, too."""
         self.made = True
         self.ring()
         collecting, interval = self.before
