@@ -720,23 +720,20 @@ def _thread_waits(threads: dict[int, _Thread]) -> dict[int, _Wait]:
     """Which thread certainly waits for which other one, and for what of it?"""
     found = {ident: _attempt(_thread_wait, threads, *one.frames[:2]) for ident, one in threads.items()}
     waits = {one: wait for one, wait in found.items() if type(wait) is _Wait and wait.holder in threads.keys() - {one}}
-    # It was still waiting when the holder was read if its call has not ended now. A signal handler may stand above it.
-    now = _capture_threads() if waits else {}
+    now = _capture_threads() if waits else {}  # whose call has not ended, maybe below a signal handler, did wait then
     return {one: wait for one, wait in waits.items() if one in now and threads[one].frames[0] in now[one].frames}
 
 
 def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: types.FrameType) -> _Wait | None:
-    """Whom does a thread wait for, if its innermost function is one of the library's?"""
     function = _function(frame.f_code)
     if function in ('threading.py:wait', 'threading.py:_wait_for_tstate_lock') and not frame.f_locals.get('gotit'):
         frame = outer[0]  # it waits for a notice, not yet for the lock; or it is in join(), before CPython 3.13
     attribute, code = _THREAD_WAITS.get(_function(frame.f_code), ''), frame.f_code
     this, timeout = (frame.f_locals.get(one) if attribute else None for one in ('self', 'timeout'))
     found = _stored(this, attribute)
-    if attribute == 'owner':
-        return _Wait(f'the import of {_stored(this, "name")} by', found, timeout is None)
-    if attribute == '_ident' and _registry[found] is this:  # it is used again
-        return _Wait('the end of', found, timeout is None)
+    if attribute == 'owner' or (attribute == '_ident' and _registry[found] is this):  # an ident is used again
+        what = 'the end of' if attribute == '_ident' else f'the import of {_stored(this, "name")} by'
+        return _Wait(what, found, timeout is None)
     if attribute == '_state' and found == 'RUNNING':  # the fifth function of a pool's thread is that of the work item
         runs = ((ident, run) for ident, one in threads.items() for run in one.frames[-5:-4])
         works = ((ident, run) for ident, run in runs if _function(run.f_code) == 'concurrent/futures/thread.py:run')
@@ -771,7 +768,6 @@ def _task_waits(tasks: list[Any], locks: bool) -> dict[int, list[Any]]:
     """Which tasks does each task certainly wait for, by its id? With `locks`, also for one that holds a lock."""
     awaited = {id(task): _stored(task, '_fut_waiter') for task in tasks}
     fillers = {id(task): [task] for task in tasks}  # the tasks that end this task or future, by its id
-    holders: dict[int, tuple[Any, list[Any]]] = {}  # the lock, and the tasks that have it
     for task in tasks:
         reached = [task]
         for future in itertools.chain.from_iterable(map(_filled_by, reached)):  # it grows
@@ -779,13 +775,12 @@ def _task_waits(tasks: list[Any], locks: bool) -> dict[int, list[Any]]:
             if id(future) not in awaited and not (some and some[-1] is task):
                 some.append(task)
                 reached.append(future)
-        for lock in _held_by(task) if locks else ():
-            holders.setdefault(id(lock), (lock, []))[1].append(task)
-    for lock, some in holders.values():
-        if len(some) == 1 and (_stored(lock, '_locked') or _stored(lock, '_value') == 0):
-            fillers.update((id(future), some) for future in list(_stored(lock, '_waiters') or ()))
-    # What has moved on meanwhile, in the loop of another thread, is not claimed.
-    still = {id(task) for task in tasks if _stored(task, '_fut_waiter') is awaited[id(task)]}
+    held = [(lock, task) for task in tasks for lock in _held_by(task)] if locks else []
+    holders = Counter(id(lock) for lock, _ in held)
+    for lock, task in held:
+        if holders[id(lock)] == 1 and (_stored(lock, '_locked') or _stored(lock, '_value') == 0):
+            fillers.update((id(future), [task]) for future in list(_stored(lock, '_waiters') or ()))
+    still = {id(task) for task in tasks if _stored(task, '_fut_waiter') is awaited[id(task)]}  # others have moved on
     waits = {one: fillers[id(future)] for one, future in awaited.items() if one in still and id(future) in fillers}
     return {one: by for one, by in waits.items() if id(by[0]) in still and _stored(awaited[one], '_state') in _PENDING}
 
@@ -836,10 +831,8 @@ def _collect(report: GuruMeditation, hold: _Hold, *captured: Any) -> list[tuple[
     registered = [(title, ask(_collect_registered, one, green=True)) for title, one in list(report._sections.items())]
     cycles = deadlocks if type(deadlocks) is list else []
     glance = _attempt(_collect_glance, report._program, hold.asked, sections, known, cycles)
-    result = [('At a Glance', glance), *sections.items(), *registered]
-    for index, (title, data) in enumerate(result):
-        if type(data) is _Failure:
-            result[index] = title, data._replace(stack=frames.stack(data.stack))
+    found = [('At a Glance', glance), *sections.items(), *registered]
+    result = [(at, one._replace(stack=frames.stack(one.stack)) if type(one) is _Failure else one) for at, one in found]
     ask(frames.read_source, key=object())
     return result
 
@@ -855,14 +848,12 @@ def _entries(members: list[_Member], frames: _Frames) -> list[_Entry]:
         shown, states = list(map(_shown, group[:_MAX_MEMBERS])), Counter(one.state for one in group)
         state = ', '.join(f'{count:,} {one}' for one, count in states.items()) if len(states) > 1 else group[0].state
         waits_for = shown[0].get('waits_for')
-        if waits_for and any(one.facts.get('waits_for') != group[0].facts['waits_for'] for one in group):
-            waits_for += ' and others'
-        entries.append(_Entry(kind, len(group), state, waits_for, shown, stack))
+        others = ' and others' * (len({one.facts.get('waits_for') for one in group}) > 1)
+        entries.append(_Entry(kind, len(group), state, waits_for and waits_for + others, shown, stack))
     return entries
 
 
 def _shown(member: _Member) -> dict[str, Any]:
-    """Return what is known of a member, its texts as they may appear."""
     facts = {'name': f'#{member.ident}', **{key: one for key, one in member.facts.items() if one is not None}}
     return {**facts, **{key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if key in facts}}
 
@@ -881,11 +872,9 @@ def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, 
     for entry in [entry for section in sections.values() if type(section) is list for entry in section]:
         frames = [one for one in reversed(entry.stack) if type(one) is _Frame]
         frame = next((one for one in frames if one.own), frames[0] if frames else None)
-        for one in entry.members:
-            ident = int(one.get('state', '').partition(' in Thread #')[2] or 0)  # of a task that runs
-            if ident:
-                loop = _shown(threads[ident])['name']
-                findings.append(f'event loop of {loop} is in task {one["name"]}: {frames[0].where}')
+        for one in [one for one in entry.members if ' in Thread #' in one.get('state', '')]:  # a task that runs
+            loop = _shown(threads[int(one['state'].partition('#')[2])])['name']
+            findings.append(f'event loop of {loop} is in task {one["name"]}: {frames[0].where}')
         state, found = str(entry.state), any('handling' in one or one.get('id') in stuck for one in entry.members)
         rank = ('running' in state, 'reporting' in state, found, bool(frame and frame.own), True).index(True)
         who = entry.members[0]['name'] + (f' and {entry.count - 1:,} more' if entry.count > 1 else '')
@@ -897,8 +886,7 @@ def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, 
         names = [_shown(one)['name'] for one in threads.values() if one.facts.get('handling') == error]
         count = f'{len(names)} threads handle' if len(names) > 1 else '1 thread handles'
         findings.append(f'{count} {error[:_MAX_LINE]}  ({names[0]}{" and others" * (len(names) > 1)})')
-    rows.sort(key=lambda one: (one[0], -one[1].count))
-    return _Glance(process, findings, [row for _, row in rows])
+    return _Glance(process, findings, [row for _, row in sorted(rows, key=lambda one: (one[0], -one[1].count))])
 
 
 # -- Collect: frames and their source lines ---
@@ -909,9 +897,7 @@ _LIBRARIES = re.compile(rf'{re.escape(_LIBRARY)}|.*[/\\](?:site|dist)-packages[/
 _reading: set[str] = set()  # files that helpers are reading now, perhaps on a dead mount and for ever
 
 
-class _Frame:
-    """A frame as plain data. Its source line comes last, when all the files that are needed are known."""
-
+class _Frame:  # as plain data; its source line comes last, when all the files that are needed are known
     def __init__(self, code: types.CodeType, line: int | None) -> None:
         self.path, self.line = code.co_filename, line or 0
         file, name = _line(self.path), _line(getattr(code, 'co_qualname', code.co_name))  # CPython 3.11
@@ -922,9 +908,7 @@ class _Frame:
         self.own = not _LIBRARIES.match(self.path)  # the program's
 
 
-class _Frames(dict[tuple[int, int], _Frame]):
-    """The frames of one report, each made once, by the id of its code, whose hash takes in all of it, and its line."""
-
+class _Frames(dict[tuple[int, int], _Frame]):  # of one report, by the id of its code, whose hash is slow, and its line
     def stack(self, stack: _Stack) -> list[Any]:
         """Return a captured stack as plain data, oldest frame first, without the frames that tell nothing."""
         pairs = [((id(code), line), code) for code, line in reversed(stack)]
@@ -932,10 +916,9 @@ class _Frames(dict[tuple[int, int], _Frame]):
         frames = [frame for frame in frames if not frame.noise] or frames
         if len(set(frames)) == len(frames):
             return frames
-        # Up to three frames that are repeated in a row stand once. Each is a letter; what comes thrice is tried first.
         letters, result = {frame: chr(number) for number, frame in enumerate(set(frames))}, []
         for row in re.finditer(r'(?s)(.{1,3}?)\1{2,}|(.{1,3}?)\2+|.', ''.join(map(letters.__getitem__, frames))):
-            size = len(row[row.lastindex or 0])
+            size = len(row[row.lastindex or 0])  # of what stands once: up to three frames, and what comes thrice first
             result += frames[row.start() : row.start() + size]
             result += [_Repeated(size, len(row[0]) // size)] if row.lastindex else []
         return result
@@ -958,8 +941,7 @@ def _read_lines(path: str) -> list[str]:
     """Return the lines of a source file. linecache would wait for ever on a FIFO, and keep all that it reads."""
     archives = [one for one in list(sys.path_importer_cache.items()) if type(one[1]).__module__ == 'zipimport']
     loader: Any = next((one for folder, one in archives if path.startswith(folder + os.sep)), None)
-    regular = isfile(path) and getsize(path) < _MAX_SOURCE  # to open a tape might rewind it
-    data: bytes = loader.get_data(path) if loader else _read(path) if regular else b''
+    data = loader.get_data(path) if loader else _read(path) if isfile(path) and getsize(path) < _MAX_SOURCE else b''
     declared = re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)  # PEP 263
     return re.split('\r\n?|\n', data.decode(declared[1].decode() if declared else 'utf-8', 'replace').lstrip('\ufeff'))
 
@@ -1309,21 +1291,18 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
     elif isinstance(data, _Process):
         who = f'Process {data.pid} (under {data.parent}) [ run by: {data.user} ({data.uid}), state: {data.state} ]'
         yield indent + who + (f' {data.command} (SIGUSR2: {data.signal})' if data.signal else '')
-        for child in data.children:
-            yield from _lines(child, indent + '    ')
+        yield from (line for child in data.children for line in _lines(child, indent + '    '))
     elif isinstance(data, dict):
         for key, value in data.items():
-            if isinstance(data, _Configuration):
-                yield from ('', f'{key}:', *_lines(value, '  '))
-            elif value and (isinstance(value, (dict, list)) or '\n' in str(value)):
-                yield from (f'{indent}{key} =', *_lines(value, indent + '  '))
+            if value and (isinstance(value, (dict, list)) or '\n' in str(value)):
+                yield from ('', f'{key}:') if isinstance(data, _Configuration) else (f'{indent}{key} =',)
+                yield from _lines(value, indent + '  ')
             else:
                 yield from _lines(value) if isinstance(value, _Process) else [f'{indent}{key} = {value}']
     elif isinstance(data, list):
         for item in data:
-            nested = type(item) in (dict, list)
-            yield from [f'{indent}[{type(item).__name__}]'] if nested else ()
-            yield from _lines(item, indent + '  ' * nested)
+            head = [f'{indent}[{type(item).__name__}]'] if type(item) in (dict, list) else []
+            yield from (*head, *_lines(item, indent + '  ' * len(head)))
     else:
         yield from (indent + line for line in str(data).split('\n'))
 
@@ -1372,16 +1351,12 @@ class JSONGuruMeditation(GuruMeditation):
         header = {'format': 2, 'time': strftime(_ISO_TIME, gmtime(time())), 'host': _HOST, 'pid': _os.getpid()}
         document: dict[str, object] = {'Guru Meditation': {**header, 'program': self._program}}
         for title, data in sections:
-            while title in document:  # a program may call its section as we call ours
-                title += ' (again)'
-            document[title] = _jsonable(data)
+            document[title + ' (again)' * (title in document)] = _jsonable(data)  # a program's may be called as ours
         return self._dumps(document)
 
 
 def _jsonable(data: Any) -> object:
-    if isinstance(data, _Frame):
-        return data.facts
-    data = data._asdict() if hasattr(data, '_asdict') else data  # a record
+    data = data.facts if type(data) is _Frame else data._asdict() if hasattr(data, '_asdict') else data  # a record
     if isinstance(data, dict):
         return {name: _jsonable(value) for name, value in data.items()}
     return list(map(_jsonable, data)) if isinstance(data, list) else data
