@@ -968,8 +968,8 @@ _ASKED = r'^(?:no|is|has|use|with|max)_|(?:by|com)pass$|(?:primary|foreign|publi
 _VAGUE = r'(?:tokens|sessions?|cookies|auth|sig|sid|signature|salt)\d?$'  # sessions: 12, auth: ok; hidden if random
 _PLAIN = r'\d{4}-\d\d|v?\d+\.\d|/?[\w.-]*/[\w.-]*/|\w+://|\w+\.\w+\.|\d+\w?\w?\b'  # time, version, path, size
 _RANDOM = rf'(?<![\w./:-])(?!{_PLAIN})(?=[^\s,"\'(<]{{,32}}\d)(?=[^\s,"\'(<]{{,32}}[A-Za-z])[^\s,;"\']{{6,}}'
-_UNSET = r'(?s:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
-_ELSEWHERE = r'(?i:bearer |basic )?(?:\$[A-Z_({]|[{<]\w[\w.]*[}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, {token}, /run/t
+_UNSET = r'(?is:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
+_ELSEWHERE = rf'{_UNSET}|(?i:bearer |basic )?(?:\$[A-Z_({{]|[{{<]\w[\w.]*[}}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, /run/
 _STATED = r'(?i)\b(?:(?:is|has|must|not|no|for|in|of|to|the|an?|def) |(?:ok|required|invalid|\w+ed|\w+ing|str)\W*$)'
 _SHAPES = r"""(?x)  # What the group of a row holds is secret.
   ://[^\s/:@"'?\#\[]{,99}:(?!//|\d+[/?\#])([^\s"'<>]{1,99}?)(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))  # u:p/w@h.org
@@ -978,8 +978,7 @@ _SHAPES = r"""(?x)  # What the group of a row holds is secret.
 | (?:\$(?:apr1|2[abxy]|[156y])\$|/bot\d{6,12}:|/webhooks/\d{1,32}/|/services/T\w+/)([\w./$=,+-]{10,})  # hashes, chats
 | ((?:eyJ|A[KS]IA|AIza|gh[a-z]_|npm_|hf_|github_pat_|whsec_|dop_v1_|[rs]k_live_)(?=[a-zA-Z.]{,40}\d)[\w.-]{16,})  # JWT
 | \b((?:sk-|xox[a-z]-|xapp-|gl[a-z]{2,5}[-_]|hvs\.|ya29\.|SG\.)(?=[A-Za-z_-]{,32}\d)[\w.-]{9,})  # OpenAI, Slack, GitLab
-| \b(?i:bearer|basic)[ ](?=[^\s\d=]{,64}[\d=])([\w+/.~=-]{8,})  # credentials in a header
-"""
+| \b(?i:bearer|basic)[ ](?=[^\s\d=]{,64}[\d=])([\w+/.~=-]{8,})"""  # credentials in a header
 _SPOKEN = rf'(?i)\b(?:pass\w+|token|secret|key)(?: (?:\w+ ){{,2}}\w*(?:is|as|to|ed))?:? \W?({_RANDOM})'  # the key is
 _CURL = r'curl\s[^\n|;]{,200}?-(?:u|-user)[\s=]?[\'"]?[^\s:]{,64}:([^\s\'"]+)'  # curl -u user:password
 _LOGIN = r'(?:login|sshpass|redis-cli|mysql\w*)\s(?:[^\n|;]{,200}?\s)?-[pa]\W{,2}([^\s\'"]+)'  # mysql -ppassword
@@ -1001,8 +1000,7 @@ def _hidden_by_name(name: str, value: object) -> bool:
     if not value or not re.search(SECRET_NAMES, snake) or re.search(_ASKED, snake):
         return False
     text = str(value)[:256]
-    vague = re.search(_VAGUE, snake) and not re.search(_RANDOM, text)
-    return not (vague or re.match(_UNSET, text.lower()) or re.match(_ELSEWHERE, text))
+    return not (re.match(_ELSEWHERE, text) or (re.search(_VAGUE, snake) and not re.search(_RANDOM, text)))
 
 
 def _redact(text: str, literals: bool = False) -> str:
@@ -1020,7 +1018,6 @@ def _redact(text: str, literals: bool = False) -> str:
 
 
 def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
-    """Return from where to where the secret stands that a name leads to; an empty stretch if there is none."""
     (start, option, name, lead), text, first = found.group(1, 2, 3, 4), found.string, found.end()
     sign, head = lead.strip('\\"\' \t\x1e]'), text[first : first + 256]
     if not _hidden_by_name(name, head):
@@ -1029,9 +1026,8 @@ def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
     quoted: Any = re.compile(rf'{skipped}([\w.]{{1,64}}\()?\w{{,2}}{_STRING}').match(text, first)
     nest, opens = sign and head[:1] in ('[', '(', '{'), start is not None and (sign or option)  # opens: a line
     if quoted:
-        first, last = quoted.span('body')
-        meant = (sign or option or 'pass' in name.lower()) and not quoted[1]
-        sure: Any = meant or re.search(_RANDOM, quoted['body'][:256])
+        (first, last), meant = quoted.span('body'), sign or option or 'pass' in name.lower()
+        sure: Any = (meant and not quoted[1]) or re.search(_RANDOM, quoted['body'][:256])
     elif not nest and (literals or re.match(r'[A-Za-z_][\w.]*\(|[a-z_]+(?:\.[a-z_]+)+(?!\S)', head)):  # ask(), a.token
         return 0, 0
     else:
@@ -1102,6 +1098,8 @@ class _Converter:
                 value = f'({value.error})' if kind is _Failure else repr(value)
             elif issubclass(kind, (bytes, bytearray, memoryview)):
                 value = bytes(value[:_MAX_TEXT]).decode('utf-8', 'backslashreplace')
+            elif hasattr(kind, 'set_current_view_type'):  # a model of oslo.reports
+                value.set_current_view_type('text')
             elif not issubclass(kind, (str, int, float)):
                 attributes = _attributes(value, len(above))
                 if attributes is not None:
@@ -1149,7 +1147,6 @@ class _Converter:
 
 
 def _oslo_option(conf: Any, name: str) -> Any:
-    """Return an option of the group oslo_reports, or None."""
     for key in ('oslo_reports', name):
         options = _attributes(conf) or {}
         conf = options[key] if key in [one for one in options if type(one) is str] else None  # `in` may create it
@@ -1166,27 +1163,18 @@ def _collect_configuration(conf: Any) -> object:
     for name, value in sorted(_Converter().mapping(attributes).items()):
         rows = value if type(value) is dict and (value or name == 'DEFAULT') else {name: value}  # as ConfigParser has
         group = groups.setdefault(name if rows is value and name != 'DEFAULT' else 'default', {})
-        # oslo.config marks its secrets; elsewhere all that a group with a secret name holds is secret.
-        marks = vars(own['_groups'].get(name, conf))['_opts'] if {'_groups', '_opts'} <= own.keys() else None
-        for option, one in sorted(rows.items()):
-            marked = marks and option in marks and vars(marks[option]['opt']).get('secret')
-            hidden = (one and marked) or (marks is None and _hidden_by_name(name, one))
-            while option in group:
-                option += f' ({len(group)})'
-            group[option] = _HIDDEN if hidden else one
+        marks = vars(own['_groups'].get(name, conf))['_opts'] if {'_groups', '_opts'} <= own.keys() else {}
+        for key, one in sorted(rows.items()):  # without oslo.config's marks a group with a secret name is all secret
+            secret = vars(marks[key]['opt']).get('secret') if key in marks else not marks and _hidden_by_name(name, one)
+            while key in group:
+                key += f' ({len(group)})'
+            group[key] = _HIDDEN if one and secret else one
     return _Configuration((name, group) for name, group in groups.items() if group)
 
 
 def _collect_registered(generator: Callable[[], object]) -> object:
     """What does the program tell of itself?"""
-    value: Any = generator()
-    if hasattr(type(value), 'set_current_view_type'):  # a model of oslo.reports
-        value.set_current_view_type('text')
-        value = str(value)
-    return _Converter().convert(value, iterate=True)
-
-
-# -- Collect: the sections ---
+    return _Converter().convert(generator(), iterate=True)
 
 
 def _resolve_version(version: object) -> object:
@@ -1216,7 +1204,6 @@ def _collect_package(version: Any) -> object:
 
 def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     """What process is this, since when, and what does it consume?"""
-    # The data base of users may be on a server that does not answer.
     user = functools.cache(lambda uid: getattr(ask(pwd.getpwuid, uid, key=('user', uid)), 'pw_name', str(uid)))
     started = _attempt(lambda: int(_read('/proc/self/stat').rpartition(b')')[2].split()[19]) / _TICKS)
     uptime = _attempt(lambda: clock_gettime(CLOCK_BOOTTIME) - started)  # /proc/uptime may be a container's
@@ -1225,7 +1212,7 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     full = f'[Errno {errno.EMFILE}]' in str(opened)  # to count them takes one more
     collector = 'enabled' if gc.isenabled() or any(hold.before[0] for hold in list(_holds)) else 'disabled'
     questions: dict[str, Callable[[], object]] = {
-        'process': lambda: _process(user, _os.getppid()),
+        'process': lambda: _process(user, _os.getppid()),  # the data base of users may be on a server: asked in time
         'time': lambda: strftime(_ISO_TIME, gmtime(time())),
         'start time': lambda: strftime(_ISO_TIME, gmtime(time() - uptime)),
         'uptime': lambda: f'{uptime:.0f} s',
@@ -1244,8 +1231,7 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
 
 
 def _process(user: Callable[[int], str], parent: int, proc: str = 'self') -> _Process:
-    """Return a process, by its folder in /proc, with its children, and theirs."""
-    pid, uid, state, command, answer = _os.getpid(), _os.getuid(), 'running', '', ''
+    pid, uid, state, command, reply = _os.getpid(), _os.getuid(), 'running', '', ''
     if proc != 'self':
         status = dict(re.findall(r'(\w+):\t(.*)', _read(f'/proc/{proc}/status').decode('utf-8', 'replace')))
         pid = int(proc if _attempt(_os.readlink, '/proc/self') == str(_os.getpid()) else status['NSpid'].split()[-1])
@@ -1253,15 +1239,13 @@ def _process(user: Callable[[int], str], parent: int, proc: str = 'self') -> _Pr
         arguments = _read(f'/proc/{proc}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0')
         command = _line(' '.join(_redact_arguments(arguments)))[:_MAX_LINE]
         caught, ignored = (int(status[mask], 16) >> (signal.SIGUSR2 - 1) & 1 for mask in ('SigCgt', 'SigIgn'))
-        answer = 'answers' if caught else 'ignores it' if ignored else 'dies of it'
-    threads = _attempt(_os.listdir, f'/proc/{proc}/task')  # cheaper than to look at all processes
-    if proc == 'self' and type(_attempt(_os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is _Failure:
-        threads = []  # no children at all: cheaper than to ask thousands of threads for theirs
+        reply = 'answers' if caught else 'ignores it' if ignored else 'dies of it'
+    alone = proc == 'self' and type(_attempt(_os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is _Failure
+    threads = [] if alone else _attempt(_os.listdir, f'/proc/{proc}/task')  # to ask thousands for children costs time
     lists = [_attempt(_read, f'/proc/{proc}/task/{thread}/children') for thread in threads]
     pids = sorted(int(child) for some in lists if type(some) is bytes for child in some.split())
-    found = [_attempt(_process, user, pid, str(child)) for child in pids]
-    children = [one for one in found if type(one) is _Process]  # others have just ended
-    return _Process(pid, parent, user(uid), uid, state, command, answer, children)
+    found = [_attempt(_process, user, pid, str(child)) for child in pids]  # some have just ended
+    return _Process(pid, parent, user(uid), uid, state, command, reply, [one for one in found if type(one) is _Process])
 
 
 # -- Render: plain data in, text out ---
@@ -1391,21 +1375,18 @@ def _write_stderr(hold: _Hold, text: str, timeout: float) -> bool:
     with contextlib.suppress(OSError):
         descriptor = raw.fileno() if plain else 2
         file = _os.fstat(descriptor)
-        # A stderr that the program has put there since is inheritable; a data base that has got the number is not.
         known = any(samestat(file, one) for one in _stderr_at_setup) or (plain and _os.get_inheritable(descriptor))
-        if (known or descriptor != 2) and not samestat(file, _os.stat(os.devnull)):
+        if (known or descriptor != 2) and not samestat(file, _os.stat(os.devnull)):  # else 2 may be a data base by now
             data = text.encode(stream.encoding if plain else 'ascii', 'backslashreplace')
             return hold.ask(_write, descriptor, data, timeout=timeout, key='stderr') is None
     return False
 
 
 def _create_file(name: str, data: bytes, folder: str) -> object:
-    """Write a new private file and return its path, or a _Failure."""
-    stem, flags = name.removesuffix('.json'), os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_NOFOLLOW', 0)
-    for count in itertools.count(1):
-        path = join(folder, name if count == 1 else f'{stem}_{count}{name[len(stem) :]}')
+    for number in itertools.count(1):
+        path = join(folder, name if number == 1 else re.sub(r'(\.json)?$', rf'_{number}\1', name, count=1))
         with contextlib.suppress(FileExistsError):
-            descriptor = _os.open(path, flags, 0o600)
+            descriptor = _os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, 'O_NOFOLLOW', 0), 0o600)
             break
     failure = _attempt(_write, descriptor, data)
     _os.close(descriptor)
@@ -1434,7 +1415,6 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a program that answers the signal, or show the report of a process; return the exit status."""
     import optparse
     import runpy
 
@@ -1491,20 +1471,18 @@ def _ask(pid: int, form: str) -> str:
         raise RuntimeError('to be asked takes CPython 3.14 or later, both here and there')
     if any(os.readlink(f'/proc/{pid}/{ns}') != os.readlink(f'/proc/self/{ns}') for ns in ('ns/mnt', 'ns/pid', 'root')):
         raise RuntimeError(f'it is in a container: ask it there, by nsenter --target {pid} --all --root')
-    # In a thread: what a signal handler raises in a question is lost to the program. A native one, under eventlet too.
     start = 'import _thread, marshal, sys; sys.modules.get("__original_module__thread", _thread).start_new'
     with tempfile.TemporaryDirectory(prefix='gmr-', dir='/tmp') as folder:  # $TMPDIR may be closed to the owner
-        tell = f'with open("{folder}/answer", "ab") as answer: answer.write(_answer("{form}").encode() + b"\\0")'
-        tell = f'try:\n    {tell}\nexcept OSError: pass\n'  # nobody waits any more
-        code = marshal.dumps(compile(_read(_HERE) + tell.encode(), _HERE, 'exec'))
+        tell = f'open("{folder}/answer", "ab") as answer: answer.write(_answer("{form}").encode() + b"\\0")'.encode()
+        code = marshal.dumps(compile(_read(_HERE) + b'with contextlib.suppress(OSError), ' + tell, _HERE, 'exec'))
         with open(f'{folder}/question', 'x') as question, open(f'{folder}/answer', 'x+b', 0) as answer:
             print(start, f'(exec, (marshal.loads({code!r}), {{"__name__": "gmr"}}))', file=question, flush=True)
-            for path in (question.name, answer.name, folder):
+            for path in (question.name, answer.name, folder):  # gone when nobody waits any more: OSError, there
                 os.chown(path, *map(int, re.findall(rb'(?m)^[UG]id:\t\d+\t(\d+)', _read(f'/proc/{pid}/status'))))
             data, turn = b'', _os.open(f'/proc/{pid}/status', os.O_RDONLY)
             fcntl.flock(turn, fcntl.LOCK_EX)  # until we end: a process holds one question only, and others may ask too
             try:
-                sys.remote_exec(pid, question.name)
+                sys.remote_exec(pid, question.name)  # starts a thread: what a handler raised in it would be lost
                 for _ in range(1000):
                     _pause(0.01)
                     data += answer.read()
