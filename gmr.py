@@ -13,7 +13,7 @@ to a file in `log_dir` if one is given, else to stderr, else to a private file i
 is held for a second at most, and goes on as if nothing had happened. `TextGuruMeditation(version).run()` returns it.
 
 `python3 gmr.py SCRIPT` runs any program so that it answers, `python3 gmr.py --pid PID` asks a process of CPython 3.14.
-Interface and text layout are those of OpenStack's oslo.reports; the name is that of the Amiga's last words.
+Interface and text layout are those of OpenStack's oslo.reports.
 """
 
 # SPDX-License-Identifier: Apache-2.0
@@ -51,9 +51,7 @@ from time import gmtime, monotonic, process_time, strftime, time
 
 TYPE_CHECKING = False  # the module typing, like traceback and linecache, is more than a process at rest should carry
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, Optional
-
-    Frame = Optional[types.FrameType]
+    from typing import Any, ClassVar
 try:
     import posix as _os  # eventlet replaces os.open and os.write; nobody replaces the C functions under them
     import pwd
@@ -85,7 +83,6 @@ _WRITE_SIGNALS = {one for one, name in _SIGNALS.items() if name in ('SIGPIPE', '
 _Stack = tuple[tuple[types.CodeType, int], ...]  # as captured: the code and the line of each frame, innermost first
 _Thread = namedtuple('_Thread', 'frames stack ours')  # as captured, and whether it works for a report
 _Member = namedtuple('_Member', 'kind ident state stack facts')  # a thread, green thread or task; facts: a dict
-
 # Plain data with a layout of its own. A stack in it is a list of _Frame, oldest first, and _Repeated.
 _Entry = namedtuple('_Entry', 'kind count state waits_for members stack')  # the members of a kind that have one stack
 _Row = namedtuple('_Row', 'kind count state frame waits_for members')  # an entry in short
@@ -123,10 +120,10 @@ class GuruMeditation:
     _watch_file: str | None = None
     _watch_interval = 1.0
     _signal: tuple[int, Any, bool] = (0, None, False)  # its number, the handler before ours, if there are raw stacks
-    _asked_at = -_LOST  # when signals have asked for the report that is under way
+    _asked_at = -_LOST  # when signals have asked for the report that is under way; so long ago: none is
     _again = False  # they have asked for one more since it began
 
-    def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
+    def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
         self.version, self.frame, self.conf = _resolve_version(version), frame, conf
         script = str((getattr(sys, 'argv', None) or ['python'])[0])
         self._program = basename(script.removesuffix(f'{os.sep}__main__.py')) or 'python'  # of a package, its name
@@ -234,7 +231,7 @@ class GuruMeditation:
             if type(seen) is os.stat_result and seen.st_mtime_ns != getattr(before, 'st_mtime_ns', None):
                 _Hold(self._report, None, 'a touched file').wait(monotonic() + self.hold)
 
-    def _on_signal(self, signum: int, frame: Frame) -> None:
+    def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
         """Make a report while the interrupted code waits. It takes no more than three frames of its stack."""
         self._again, now, hold = True, monotonic(), None
         if now - self._asked_at < _LOST:
@@ -243,7 +240,7 @@ class GuruMeditation:
             self._asked_at = now
             hold = _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}'))
             hold.wait(now + self.hold)
-        except RecursionError:  # the program has not even these three left
+        except (RecursionError, MemoryError):  # the program has not even these three left
             pass
         finally:
             if not (hold and hold.begun):  # nor has it begun if another handler has raised here
@@ -266,7 +263,7 @@ class GuruMeditation:
                 name = f'{self._service_name or self._program}_gurumeditation_{moment}_{_os.getpid()}{self._ending}'
                 _deliver(hold, text, log_dir, name.replace(os.sep, '_'), self.delivery_timeout)
             except BaseException as error:  # SystemExit too: this thread would end without its duties
-                _write_stderr(hold, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
+                _attempt(_write_stderr, hold, f'gmr: no report: {_error_text(error)}\n', self.delivery_timeout)
             self._asked_at = -_LOST  # before we look: a signal that comes now is seen, or begins a report of its own
             if not self._again:
                 return
@@ -338,7 +335,7 @@ def _start_thread(function: Callable[..., object], *arguments: object) -> int | 
 
 def _in_thread(ours: object, function: Any, *arguments: object) -> None:
     """Do all that one of our threads does: by this function it is known as ours, and not listed."""
-    function(*arguments)
+    _attempt(function, *arguments)
     _threads.discard(ours)
 
 
@@ -352,10 +349,11 @@ def _pause(seconds: float) -> None:
 class _Hold:
     """One report: the thread that waits for it, the thread that makes it, and the one that runs foreign code for it."""
 
-    def __init__(self, work: Callable[[_Hold], object], frame: Frame, asked: str) -> None:
+    def __init__(self, work: Callable[[_Hold], object], frame: types.FrameType | None, asked: str) -> None:
         self.work, self.frame, self.asked = work, frame, asked  # what makes it, where the program is, and who asks
-        self.hub, self.begun, self.made = _hub(), False, False
-        self.bell = _lock()  # wakes who waits; SimpleQueue.get() may miss its time before CPython 3.13, and never end
+        self.hub, self.is_main = _hub(), _thread.get_native_id() == _os.getpid()
+        self.begun = self.made = False
+        self.bell = _lock()  # wakes who waits; before CPython 3.13 a signal can make SimpleQueue.get() miss its time
         self.bell.acquire()
         self.green: deque[_Call] = deque()  # the calls that who waits is to run
         self.calls: SimpleQueue[Any] | None = None  # to the helper
@@ -364,22 +362,23 @@ class _Hold:
         self.result: Any = None
 
     def wait(self, until: float) -> str:
-        """Let a native thread make the report, wait for its end at most until then, and return its text.
-
-        Nothing is collected meanwhile: a finalizer is foreign code, and may want a lock of the very thread that waits.
-        """
+        """Let a native thread make the report, wait for its end at most until then, and return its text."""
         self.until = until
         try:
             _holds.add(self)
-            self.before = gc.isenabled(), sys.getswitchinterval()
-            gc.disable()
+            others = [one.before for one in list(_holds)]  # first: they put back theirs before they forget it
+            collecting = any(one for one, _ in others) or gc.isenabled()
+            self.before = collecting, max(sys.getswitchinterval(), *(interval for _, interval in others))
+            gc.disable()  # a finalizer is foreign code, and may want a lock of the very thread that waits
             sys.setswitchinterval(min(_SWITCH_INTERVAL, self.before[1]))
             if _start_thread(self.make, _LOST) is None:  # everything happens here, as well as it can
-                self.hub = None
+                self.hub = None  # nobody is left to run green calls
                 self.make(max(0.0, until - monotonic()))
             while not self.made and self.bell.acquire(True, max(0.0, until - monotonic())):
-                while self.green and monotonic() < until:
-                    self.green.popleft().run_green(self.hub)
+                while self.green:
+                    call = self.green.popleft()
+                    if monotonic() < call.until:
+                        call.run_green(self.hub)
         finally:
             self.end()
         return self.result if type(self.result) is str else f'no report: {getattr(self.result, "error", "late")}'
@@ -388,7 +387,7 @@ class _Hold:
         """Make the report when it is our turn: one at a time, but for one that has not ended and counts as lost."""
         global _turn
         self.begun = True
-        turn = _lock() if self.hub else _turn  # green threads share a thread: who has the turn may wait for our end
+        turn = _lock() if self.hub else _turn  # green threads share a thread, and would wait for each other for ever
         if not turn.acquire(True, patience):
             turn = _turn = _lock()
             turn.acquire()
@@ -419,11 +418,10 @@ class _Hold:
     ) -> Any:
         """Return what foreign code, or a slow system call, returns within `timeout` seconds, or a _Failure.
 
-        It runs in a helper thread; `green` code runs under gevent and eventlet in the thread that waits, since green
-        locks belong there. What is still at it is not started again: fifty reports must not leave fifty stuck threads.
+        It runs in a helper thread, but `green` code under gevent and eventlet in the thread that waits.
         """
         key, in_place = key or (id(function), *map(id, arguments)), green and self.hub
-        call = _calls.get(key)
+        call = _calls.get(key)  # still at it for an earlier report: fifty reports must not leave fifty stuck threads
         if call is None:
             call = _calls[key] = _Call(key, min(self.until, monotonic() + timeout), function, *arguments)
             if in_place:
@@ -468,19 +466,16 @@ class _Call:
         return answer
 
     def run_green(self, hub: Any) -> None:
-        """Run it in a greenlet of its own, since it may want a lock of the interrupted one.
-
-        A timer of the hub comes back in time from a call that waits in a green way. That goes on after the report.
-        """
+        """Run it in a greenlet of its own, which may want a lock of the interrupted one. A timer comes back in time."""
         greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # gevent's hub is one, eventlet's has
         here, waiting = greenlet.getcurrent(), [True]
-        if here is loop:  # what waits here raises
+        if here is loop:  # in the hub's own greenlet, what waits raises
             self.run()
             return
 
         def run() -> None:
             self.run()
-            green.parent = here if waiting else loop  # where it goes now; a wait under eventlet has changed that
+            green.parent = here if waiting else loop  # where it goes now: after the report, it ends in the loop
 
         green = greenlet.greenlet(run)
         self.stack = lambda: next(_stacks([green.gr_frame]))
@@ -551,7 +546,7 @@ _AWAITS = {  # the frame of an awaitable, and what it awaits itself
 }
 
 
-def _walk(tops: Iterable[Frame]) -> Iterator[Iterator[Any]]:
+def _walk(tops: Iterable[types.FrameType | None]) -> Iterator[Iterator[Any]]:
     """Yield for each top frame an iterator over its frames, the innermost first: top, top.f_back, top.f_back.f_back"""
     # In C: between two bytecodes of a loop other threads would run, and the outer frames be of a later moment.
     steps = map(itertools.chain, zip(tops), itertools.repeat(itertools.repeat('f_back')))
@@ -559,7 +554,7 @@ def _walk(tops: Iterable[Frame]) -> Iterator[Iterator[Any]]:
     return map(itertools.takewhile, itertools.repeat(bool), walks)
 
 
-def _stacks(tops: Iterable[Frame]) -> Iterator[_Stack]:
+def _stacks(tops: Iterable[types.FrameType | None]) -> Iterator[_Stack]:
     return map(tuple, map(map, itertools.repeat(_CODE_AND_LINE), _walk(tops)))
 
 
@@ -570,11 +565,12 @@ def _capture(hold: _Hold) -> tuple[Any, ...]:
     hold.frame = None
     greenlets, tasks = _attempt(_capture_greenlets), _attempt(_capture_tasks, threads)
     errors, waits = _attempt(_capture_errors, threads), _attempt(_thread_waits, threads)
-    members = _attempt(_describe_threads, threads, shown, waits)  # reads files: the other threads go on
+    known: Any = {shown: threading.main_thread(), **_registry} if hold.is_main else _registry  # patched, it lacks that
+    members = _attempt(_describe_threads, threads, shown, known, waits)  # reads files: the other threads go on
     return members, greenlets, tasks, errors, _attempt(_deadlocks, waits, members, shown)
 
 
-def _capture_threads(interrupted: Frame = None) -> dict[int, _Thread]:
+def _capture_threads(interrupted: types.FrameType | None = None) -> dict[int, _Thread]:
     """What is each thread at, the oldest first? The interrupted one is shown from that frame."""
     collecting, threads = gc.isenabled(), {}
     gc.disable()  # on CPython 3.11 sys._current_frames() never ends if it is collected meanwhile
@@ -675,10 +671,9 @@ def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
     return {ident: error for ident, error in errors.items() if ident in threads and error is not None}
 
 
-def _describe_threads(threads: dict[int, _Thread], shown: int | None, waits: Any) -> list[_Member]:
+def _describe_threads(threads: dict[int, _Thread], shown: int | None, known: Any, waits: Any) -> list[_Member]:
     """What is every thread doing, and for which other does it wait?"""
     members, readable = [], _attempt(_os.readlink, '/proc/self') == str(_os.getpid())  # not another namespace's
-    known: dict[Any, Any] = {shown: threading.main_thread(), **_registry}  # a patched process does not know its own
     for ident, thread in threads.items():
         one = known.get(ident)  # what the main thread knows of its number is of before a fork
         native = _os.getpid() if one is threading.main_thread() else _stored(one, '_native_id')
@@ -925,7 +920,7 @@ class _Frames(dict[tuple[int, int], _Frame]):  # of one report, by the id of its
 
     def read_source(self) -> None:
         """Read all source lines, but none from a folder where a helper of an earlier report is stuck."""
-        stuck, read = set(map(dirname, _reading)), functools.cache(_read_lines)
+        stuck, read = set(map(dirname, list(_reading))), functools.cache(_read_lines)
         for frame in self.values():
             if dirname(frame.path) not in stuck:
                 _reading.add(frame.path)
@@ -1018,6 +1013,7 @@ def _redact(text: str, literals: bool = False) -> str:
 
 
 def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
+    """Return where the secret that this name leads to begins and ends, or (0, 0)."""
     (start, option, name, lead), text, first = found.group(1, 2, 3, 4), found.string, found.end()
     sign, head = lead.strip('\\"\' \t\x1e]'), text[first : first + 256]
     if not _hidden_by_name(name, head):
@@ -1047,7 +1043,7 @@ def _redact_arguments(arguments: list[str]) -> list[str]:
 
 _MAX_DEPTH = 50  # of one section
 _MAX_OPEN = 3  # levels down to which a plain object is opened: what is below is the program itself
-_MAX_TEXT = 1 << 24  # characters of one text in a section
+_MAX_TEXT = 1 << 20  # characters of one text in a section: re keeps the interpreter while it looks for secrets
 _MAX_BITS = 2048  # of an int: the digits of a longer one may be forbidden (sys.set_int_max_str_digits)
 _CONTAINERS = (list, tuple, set, frozenset, deque, range, MappingView)  # to iterate one of these consumes nothing
 _RECORDS = '__dataclass_fields__', '__attrs_attrs__', '__pydantic_fields_set__', '_get_kwargs'  # the last: argparse's
@@ -1120,7 +1116,8 @@ class _Converter:
             key, item = key if plain else (key, _attempt(operator.getitem, value, key))
             name, shown = _line(str(self.convert(key, above))), self.convert(item, above)
             if self.left < 0:
-                return {**result, '...': '(cut)'}
+                result['...'] = '(cut)'
+                break
             hidden = _hidden_by_name(name, shown) and (above or type(shown) is not dict)  # no group of a configuration
             while name in result:  # 1 and '1', b'two' and 'two'
                 name += f' ({len(result)})'
@@ -1325,7 +1322,7 @@ class JSONGuruMeditation(GuruMeditation):
 
     _ending = '.json'
 
-    def __init__(self, version: object = None, frame: Frame = None, conf: object = None) -> None:
+    def __init__(self, version: object = None, frame: types.FrameType | None = None, conf: object = None) -> None:
         super().__init__(version, frame, conf)
         import json  # here, since nothing is imported while a report is made
 
@@ -1369,14 +1366,15 @@ def _write_stderr(hold: _Hold, text: str, timeout: float) -> bool:
     raw: Any = _attempt(getattr, buffer, 'raw') if type(buffer) is io.BufferedWriter else buffer
     plain = type(raw) is io.FileIO and not raw.closed  # and nothing between that compresses, say
     if not plain and stream is not None:  # any object: its write() is foreign code
-        key, put = ('stream', id(stream)), lambda: (stream.write(text), stream.flush())
+        key, put = ('stream', id(stream)), lambda: (stream.write(text), getattr(stream, 'flush', str)())
         if type(hold.ask(put, timeout=timeout, key=key, green=True)) is not _Failure:
             return True
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, LookupError):  # closed meanwhile, or a codec that is none
         descriptor = raw.fileno() if plain else 2
         file = _os.fstat(descriptor)
+        # A stderr that the program has put there since is inheritable; a data base that has got the number is not.
         known = any(samestat(file, one) for one in _stderr_at_setup) or (plain and _os.get_inheritable(descriptor))
-        if (known or descriptor != 2) and not samestat(file, _os.stat(os.devnull)):  # else 2 may be a data base by now
+        if (known or descriptor != 2) and not samestat(file, _os.stat(os.devnull)):
             data = text.encode(stream.encoding if plain else 'ascii', 'backslashreplace')
             return hold.ask(_write, descriptor, data, timeout=timeout, key='stderr') is None
     return False
@@ -1399,7 +1397,9 @@ def _write(descriptor: int, data: bytes) -> None:
     rest, file = memoryview(data), _os.fstat(descriptor)
     before = _signal.pthread_sigmask(signal.SIG_BLOCK, _WRITE_SIGNALS) if _WRITE_SIGNALS else None
     try:
-        while rest and samestat(_os.fstat(descriptor), file):  # all, but the program may open another
+        while rest:
+            if not samestat(_os.fstat(descriptor), file):
+                raise OSError(errno.EBADF, 'the program has opened another file there')
             try:
                 rest = rest[_os.write(descriptor, rest) :]
             except BlockingIOError:

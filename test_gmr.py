@@ -4387,9 +4387,15 @@ class ReadmeTest(ManualTestCase):
         shop = next(block for block in readme_blocks() if block.startswith('import queue'))
         program = re.sub(r'gmr\.setup_autorun\(.*\)\n', line, shop)
         os.mkdir(os.path.join(self.folder, 'reports'))
-        self.check_reports('shop.py', program, '/shop_gurumeditation_9_9.json\n')
-        shown = self.output('cat reports/shop_*.json | python3 -m json.tool --json-lines')
-        self.assertRegex(comparable(shown), like(textwrap.indent(entry, ' ').rstrip(',\n')))
+        child, pid = self.program('shop.py', program)
+
+        def shown():
+            os.kill(pid, signal.SIGUSR2)  # again, until all threads of the program are where they hang
+            self.await_like(child, '/shop_gurumeditation_9_9.json\n', lambda: None)
+            text = self.output('cat reports/shop_*.json | python3 -m json.tool --json-lines')
+            return re.search(like(textwrap.indent(entry, ' ').rstrip(',\n')), comparable(text))
+
+        self.until(shown, entry, child)
         if shutil.which('jq'):
             self.assertRegex(self.output(command), r'(?m)^ +\d+ .*/shop\.py:\d+ RLock at 0x\w+ held by refill$')
 
