@@ -303,6 +303,7 @@ def _after_fork() -> None:
         known.clear()
     for hold in list(_holds):
         hold.end()
+        hold.ring()
     for report in _autorun:
         report._asked_at = -_LOST
         report._start_watcher()
@@ -335,7 +336,7 @@ def _start_thread(function: Callable[..., object], *arguments: object) -> int | 
 
 def _in_thread(ours: object, function: Any, *arguments: object) -> None:
     """Do all that one of our threads does: by this function it is known as ours, and not listed."""
-    _attempt(function, *arguments)
+    function(*arguments)
     _threads.discard(ours)
 
 
@@ -395,6 +396,8 @@ class _Hold:
         turn.release()
         if self.calls:
             self.calls.put(None)
+        self.made = True
+        self.ring()
         self.end()  # too: who waits may be torn from it by an exception
 
     def ring(self) -> None:
@@ -404,7 +407,6 @@ class _Hold:
     def end(self) -> None:
         """Let the program go on, and put back what wait() has changed, but what it has set itself; twice, too."""
         self.made = True
-        self.ring()
         collecting, interval = self.before
         if interval > sys.getswitchinterval() <= 1.5 * _SWITCH_INTERVAL:
             sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
@@ -495,12 +497,11 @@ class _Call:
 
 def _hub() -> Any:
     """Return the hub of this thread if its locks or threads are gevent's or eventlet's, and not just wrapped."""
-    functions = _thread.allocate_lock, _thread.start_new_thread
-    packages = {str(getattr(one, '__module__', '')).partition('.')[0] for one in functions}
-    if 'gevent' in packages:
+    lock, start = getattr(_thread.allocate_lock, '__module__', ''), getattr(_thread.start_new_thread, '__module__', '')
+    if 'gevent.' in f'{lock} {start}':
         existing = _loaded('gevent._hub_local', 'get_hub_if_exists')
         return existing and existing()
-    return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if 'eventlet' in packages else None
+    return getattr(_loaded('eventlet.hubs', '_threadlocal'), 'hub', None) if 'eventlet.' in f'{lock} {start}' else None
 
 
 def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -566,7 +567,7 @@ def _capture(hold: _Hold) -> tuple[Any, ...]:
     greenlets, tasks = _attempt(_capture_greenlets), _attempt(_capture_tasks, threads)
     errors, waits = _attempt(_capture_errors, threads), _attempt(_thread_waits, threads)
     known: Any = {shown: threading.main_thread(), **_registry} if hold.is_main else _registry  # patched, it lacks that
-    members = _attempt(_describe_threads, threads, shown, known, waits)  # reads files: the other threads go on
+    members = _attempt(_describe_threads, threads, shown, waits, known)  # reads files: the other threads go on
     return members, greenlets, tasks, errors, _attempt(_deadlocks, waits, members, shown)
 
 
@@ -671,7 +672,7 @@ def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
     return {ident: error for ident, error in errors.items() if ident in threads and error is not None}
 
 
-def _describe_threads(threads: dict[int, _Thread], shown: int | None, known: Any, waits: Any) -> list[_Member]:
+def _describe_threads(threads: Any, shown: int | None, waits: Any, known: Any = _registry) -> list[_Member]:
     """What is every thread doing, and for which other does it wait?"""
     members, readable = [], _attempt(_os.readlink, '/proc/self') == str(_os.getpid())  # not another namespace's
     for ident, thread in threads.items():
@@ -1043,7 +1044,7 @@ def _redact_arguments(arguments: list[str]) -> list[str]:
 
 _MAX_DEPTH = 50  # of one section
 _MAX_OPEN = 3  # levels down to which a plain object is opened: what is below is the program itself
-_MAX_TEXT = 1 << 20  # characters of one text in a section: re keeps the interpreter while it looks for secrets
+_MAX_TEXT = 1 << 24  # characters of one text in a section
 _MAX_BITS = 2048  # of an int: the digits of a longer one may be forbidden (sys.set_int_max_str_digits)
 _CONTAINERS = (list, tuple, set, frozenset, deque, range, MappingView)  # to iterate one of these consumes nothing
 _RECORDS = '__dataclass_fields__', '__attrs_attrs__', '__pydantic_fields_set__', '_get_kwargs'  # the last: argparse's
