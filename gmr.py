@@ -128,6 +128,8 @@ class GuruMeditation:
         script = str((getattr(sys, 'argv', None) or ['python'])[0])
         self._program = basename(script.removesuffix(f'{os.sep}__main__.py')) or 'python'  # of a package, its name
         self._stop: SimpleQueue[None] = SimpleQueue()  # tells the watcher to end
+        for pattern in (SECRET_NAMES, _ASKED, _ELSEWHERE, _SHAPES, _SPOKEN, _CURL, _LOGIN, _NAME, _LITERAL):
+            re.compile(pattern)  # now, since re keeps them: it takes longer than all else of a small report
 
     @classmethod
     def register_section(cls, section_title: str, generator: Callable[[], object]) -> None:
@@ -270,8 +272,7 @@ class GuruMeditation:
             self._asked_at = monotonic()
 
     def _make(self, hold: _Hold) -> str:
-        text = self._render(_collect(self, hold, *_capture(hold)))
-        return text.encode('utf-8', 'backslashreplace').decode()  # without lone surrogates, as it goes out
+        return self._render(_collect(self, hold, *_capture(hold))).encode('utf-8', 'backslashreplace').decode()
 
 
 _autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
@@ -315,8 +316,7 @@ _threads: set[object] = set()  # ours, that an exit waits for
 _holds: set[_Hold] = set()  # that are under way: a forked child must put back what they have changed
 _calls: dict[object, _Call] = {}  # of foreign code, that have not ended: what is late is not started again
 _modules = sys.modules  # the program may replace that
-# CPython's own functions, also where gevent, which leaves these aliases alone, or eventlet has replaced them.
-_native: Any = _modules.get('__original_module__thread', _thread)
+_native: Any = _modules.get('__original_module__thread', _thread)  # as eventlet keeps it; gevent leaves these alone:
 _start, _lock = _native.start_new, _native.allocate
 _turn = _lock()  # who has it makes a report
 
