@@ -765,8 +765,9 @@ def hold():  # with the hub, whose eventlet kind does not come back from select(
                 self.assertEqual(child.finish(), 0, child.text())
             self.assertRegex(report['Green Threads'], r'3 Green Threads(.*\n)+?.* in deep\n')
             self.assertEqual(report['Threads'].count('Thread #'), 1)
-            handled = ', handling TimeoutError: db-3' if sys.version_info >= (3, 10) else ''
-            self.assertRegex(report['Threads'], rf'MainThread, native id \d+, reporting, .* cpu{handled}\n')
+            self.assertRegex(
+                report['Threads'], r'MainThread, native id \d+, reporting, .*, handling TimeoutError: db-3\n'
+            )
             self.assertEqual(report['Lock'], 'True\n')
 
         def test_patched_before_gmr_is_imported(self):
