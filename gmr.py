@@ -522,8 +522,7 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 def _error_text(error: BaseException) -> str:
     """Return an exception's type and message."""
     try:
-        name = f'{type(error).__module__}.{type(error).__qualname__}'
-        name = re.sub(r'^(?:builtins|__main__)\.', '', name)
+        name = re.sub(r'^(?:builtins|__main__)\.', '', f'{type(error).__module__}.{type(error).__qualname__}')
         return f'{name}: {_clean(_redact(str(error)[:_MAX_TEXT]))}'.removesuffix(': ')
     except BaseException:  # it runs foreign code
         return 'an exception without a text'
@@ -584,8 +583,8 @@ def _capture_threads(interrupted: types.FrameType | None = None) -> dict[int, _T
         if collecting:
             gc.enable()
     for ident, (frames, stack) in reversed(found.items()):
-        places = [at for at, (code, _) in enumerate(stack) if code.co_filename != _HERE]  # else it waits for a report
-        start = frames.index(interrupted) if interrupted in frames else min(places, default=len(stack))
+        outside = (at for at, (code, _) in enumerate(stack) if code.co_filename != _HERE)  # else it waits for a report
+        start = frames.index(interrupted) if interrupted in frames else next(outside, len(stack))
         ours = any(code in (_in_thread.__code__, _answer.__code__) for code, _ in stack[-4:])  # above a debugger's
         threads[ident] = _Thread(frames[start:], stack[start:], ours)
     del frames, stack, found, idents, tops, first, second  # they hold this very frame: garbage in a cycle
@@ -690,7 +689,7 @@ def _describe_threads(threads: Any, shown: int | None, waits: Any, known: Any = 
     return members
 
 
-# -- Collect: who waits for whom ---
+# -- Capture: who waits for whom ---
 # Only what is certain, without foreign code: attributes as they are stored, locals of library functions alone.
 
 _Wait = namedtuple('_Wait', 'what holder ever')  # 'the end of', a thread's ident, whether without a time limit
@@ -1040,7 +1039,7 @@ def _redact_arguments(arguments: list[str]) -> list[str]:
     return _redact(''.join('\x1e' + argument.replace('\x1e', ' ') for argument in arguments)).split('\x1e')[1:]
 
 
-# -- Collect: foreign objects become plain data ---
+# -- Collect: foreign objects become plain data, and the sections of it ---
 
 _MAX_DEPTH = 50  # of one section
 _MAX_OPEN = 3  # levels down to which a plain object is opened: what is below is the program itself
@@ -1202,6 +1201,7 @@ def _collect_package(version: Any) -> object:
 
 def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     """What process is this, since when, and what does it consume?"""
+    alike = _attempt(_os.readlink, '/proc/self') == str(_os.getpid())  # else /proc is of another namespace
     user = functools.cache(lambda uid: getattr(ask(pwd.getpwuid, uid, key=('user', uid)), 'pw_name', str(uid)))
     started = _attempt(lambda: int(_read('/proc/self/stat').rpartition(b')')[2].split()[19]) / _TICKS)
     uptime = _attempt(lambda: clock_gettime(CLOCK_BOOTTIME) - started)  # /proc/uptime may be a container's
@@ -1210,7 +1210,7 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     full = f'[Errno {errno.EMFILE}]' in str(opened)  # to count them takes one more
     collector = 'enabled' if gc.isenabled() or any(hold.before[0] for hold in list(_holds)) else 'disabled'
     questions: dict[str, Callable[[], object]] = {
-        'process': lambda: _process(user, _os.getppid()),  # the data base of users may be on a server: asked in time
+        'process': lambda: _process(user, alike, _os.getppid()),  # asks a data base of users in time
         'time': lambda: strftime(_ISO_TIME, gmtime(time())),
         'start time': lambda: strftime(_ISO_TIME, gmtime(time() - uptime)),
         'uptime': lambda: f'{uptime:.0f} s',
@@ -1228,11 +1228,11 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
     return {name: fact for name, fact in facts.items() if type(fact) is not _Failure}  # a platform may not tell
 
 
-def _process(user: Callable[[int], str], parent: int, proc: str = 'self') -> _Process:
+def _process(user: Callable[[int], str], alike: bool, parent: int, proc: str = 'self') -> _Process:
     pid, uid, state, command, reply = _os.getpid(), _os.getuid(), 'running', '', ''
     if proc != 'self':
         status = dict(re.findall(r'(\w+):\t(.*)', _read(f'/proc/{proc}/status').decode('utf-8', 'replace')))
-        pid = int(proc if _attempt(_os.readlink, '/proc/self') == str(_os.getpid()) else status['NSpid'].split()[-1])
+        pid = int(proc if alike else status['NSpid'].split()[-1])  # by its number in our namespace
         uid, state = int(status['Uid'].split()[0]), status['State'][3:-1]
         arguments = _read(f'/proc/{proc}/cmdline').decode('utf-8', 'replace').rstrip('\0').split('\0')
         command = _line(' '.join(_redact_arguments(arguments)))[:_MAX_LINE]
@@ -1242,7 +1242,7 @@ def _process(user: Callable[[int], str], parent: int, proc: str = 'self') -> _Pr
     threads = [] if alone else _attempt(_os.listdir, f'/proc/{proc}/task')  # to ask thousands for children costs time
     lists = [_attempt(_read, f'/proc/{proc}/task/{thread}/children') for thread in threads]
     pids = sorted(int(child) for some in lists if type(some) is bytes for child in some.split())
-    found = [_attempt(_process, user, pid, str(child)) for child in pids]  # some have just ended
+    found = [_attempt(_process, user, alike, pid, str(child)) for child in pids]  # some have just ended
     return _Process(pid, parent, user(uid), uid, state, command, reply, [one for one in found if type(one) is _Process])
 
 
@@ -1478,12 +1478,12 @@ def _ask(pid: int, form: str) -> str:
         code = marshal.dumps(compile(_read(_HERE) + b'with contextlib.suppress(OSError), ' + tell, _HERE, 'exec'))
         with open(f'{folder}/question', 'x') as question, open(f'{folder}/answer', 'x+b', 0) as answer:
             print(start, f'(exec, (marshal.loads({code!r}), {{"__name__": "gmr"}}))', file=question, flush=True)
-            for path in (question.name, answer.name, folder):  # gone when nobody waits any more: OSError, there
+            for path in (question.name, answer.name, folder):  # its owner's; gone when nobody waits any more
                 os.chown(path, *map(int, re.findall(rb'(?m)^[UG]id:\t\d+\t(\d+)', _read(f'/proc/{pid}/status'))))
             data, turn = b'', _os.open(f'/proc/{pid}/status', os.O_RDONLY)
             fcntl.flock(turn, fcntl.LOCK_EX)  # until we end: a process holds one question only, and others may ask too
             try:
-                sys.remote_exec(pid, question.name)  # starts a thread: what a handler raised in it would be lost
+                sys.remote_exec(pid, question.name)  # starts a thread: what a handler raises goes to the program
                 for _ in range(1000):
                     _pause(0.01)
                     data += answer.read()
