@@ -3624,7 +3624,7 @@ def hold(seconds=0.05):
 
 
 WAITS_PRELUDE = '''
-import _thread, asyncio, concurrent.futures, importlib, logging, re, tempfile, traceback
+import _thread, asyncio, concurrent.futures, importlib, logging, re, traceback
 
 gc.disable()  # as in a report
 
@@ -3632,6 +3632,11 @@ def start(name, function, *arguments):
     thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
     thread.start()
     return thread
+
+def write_module(name, source):  # beside the program, with whose folder it goes
+    with open(os.path.join(sys.path[0], f'{name}.py'), 'w') as stream:
+        stream.write(source)
+    importlib.invalidate_caches()
 
 def look():
     waits = gmr._thread_waits(gmr._capture_threads())
@@ -3676,10 +3681,7 @@ class ThreadsWaitTest(unittest.TestCase):
 
     def test_the_import_that_another_thread_makes(self):
         self.check("""
-            folder = tempfile.mkdtemp()
-            sys.path.insert(0, folder)
-            with open(f'{folder}/m_slow.py', 'w') as stream:
-                stream.write('import sys; sys.begun.set(); sys.forever.wait()')
+            write_module('m_slow', 'import sys; sys.begun.set(); sys.forever.wait()')
             sys.begun, sys.forever = threading.Event(), threading.Event()
             start('right', importlib.import_module, 'm_slow')
             assert sys.begun.wait(30)
@@ -3771,10 +3773,7 @@ class DeadlockTest(unittest.TestCase):
 
     def test_an_import_that_waits_for_the_end_of_a_thread_that_imports(self):
         self.check("""
-            folder = tempfile.mkdtemp()
-            sys.path.insert(0, folder)
-            with open(f'{folder}/m_right.py', 'w') as stream:
-                stream.write('import sys; sys.begun.set(); sys.left.join()')
+            write_module('m_right', 'import sys; sys.begun.set(); sys.left.join()')
             sys.begun = threading.Event()
             sys.left = start('left', lambda: sys.begun.wait(30) and importlib.import_module('m_right'))
             start('right', importlib.import_module, 'm_right')
