@@ -415,9 +415,7 @@ class _Hold:
         self.before = (False, 0.0)
         _holds.discard(self)
 
-    def ask(
-        self, function: Callable[..., Any], *arguments: Any, timeout: float, key: Any = None, green: bool = False
-    ) -> Any:
+    def ask(self, function: Any, *arguments: Any, timeout: float, key: Any = None, green: bool = False) -> Any:
         """Return what foreign code, or a slow system call, returns within `timeout` seconds, or a _Failure.
 
         It runs in a helper thread, but `green` code under gevent and eventlet in the thread that waits.
@@ -470,16 +468,10 @@ class _Call:
     def run_green(self, hub: Any) -> None:
         """Run it in a greenlet of its own, which may want a lock of the interrupted one. A timer comes back in time."""
         greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # gevent's hub is one, eventlet's has
-        here, waiting = greenlet.getcurrent(), [True]
+        here, green = greenlet.getcurrent(), greenlet.greenlet(self.run)
         if here is loop:  # in the hub's own greenlet, what waits raises
             self.run()
             return
-
-        def run() -> None:
-            self.run()
-            green.parent = here if waiting else loop  # where it goes now: after the report, it ends in the loop
-
-        green = greenlet.greenlet(run)
         self.stack = lambda: next(_stacks([green.gr_frame]))
         left = max(0.0, self.until - monotonic())
         if loop is hub:
@@ -490,7 +482,7 @@ class _Call:
         try:
             green.switch()
         finally:  # somebody may kill the greenlet that waits here
-            waiting.clear()
+            green.parent = loop  # it may end after the report, but not in the program
             timer.close() if loop is hub else timer.cancel()
             self.answers.put(None)
 
@@ -522,8 +514,8 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> Any:
 def _error_text(error: BaseException) -> str:
     """Return an exception's type and message."""
     try:
-        name = re.sub(r'^(?:builtins|__main__)\.', '', f'{type(error).__module__}.{type(error).__qualname__}')
-        return f'{name}: {_clean(_redact(str(error)[:_MAX_TEXT]))}'.removesuffix(': ')
+        name = f'{type(error).__module__}.{type(error).__qualname__}'.removeprefix('builtins.')
+        return f'{name.removeprefix("__main__.")}: {_clean(_redact(str(error)[:_MAX_TEXT]))}'.removesuffix(': ')
     except BaseException:  # it runs foreign code
         return 'an exception without a text'
 
@@ -607,17 +599,19 @@ def _find_on_heap(*wanted: Any) -> list[Any]:
 def _capture_greenlets() -> list[_Member]:
     """What is every green thread doing, or has it not yet begun? One that runs is a thread, and shown as that."""
     own = _loaded('greenlet', 'greenlet')  # a subclass may have its own gr_frame
-    greenlets = _find_on_heap(own)
-    found: Iterable[Any] = zip(greenlets, _stacks(map(own.gr_frame.__get__, greenlets))) if greenlets else ()
-    found = ((one, stack) for one, stack in found if stack or not (own.__bool__(one) or own.dead.__get__(one)))
-    return [_Member('Green Thread', id(one), None, stack, {'name': f'at {id(one):#x}'}) for one, stack in found]
+    greenlets, members, before = _find_on_heap(own), list[_Member](), _Stack()
+    for one, stack in zip(greenlets, _stacks(map(own.gr_frame.__get__, greenlets)) if greenlets else ()):
+        before = before if stack == before else stack  # thousands may be alike: one is kept
+        if stack or not (own.__bool__(one) or own.dead.__get__(one)):
+            members.append(_Member('Green Thread', id(one), None, before, {}))
+    return members
 
 
 def _capture_tasks(threads: dict[int, _Thread]) -> list[_Member]:
     """What is every unfinished asyncio task doing, and which others does it wait for?"""
     tasks = _find_on_heap(_loaded('_asyncio', 'Task'), _loaded('asyncio.tasks', '_PyTask'))
     tasks, members = [one for one in tasks if _attempt(_stored, one, '_state') in _PENDING], []
-    places = {frame: (ident, at) for ident, one in threads.items() for at, frame in enumerate(one.frames)}
+    places = {frame: (ident, at) for ident, one in threads.items() if tasks for at, frame in enumerate(one.frames)}
     for task in tasks:
         for _ in range(3):  # the loop of another thread may go on between two frames: then once more
             chain = list(_await_chain(task))
@@ -634,8 +628,8 @@ def _capture_tasks(threads: dict[int, _Thread]) -> list[_Member]:
     waits, names = _attempt(_task_waits, tasks, locks), {one.ident: one.facts['name'] for one in members}
     for one in members if type(waits) is dict else ():
         awaited = [names[id(task)] for task in waits.get(one.ident, ())]
-        more = [f'{len(awaited) - 3:,} more'] if len(awaited) > 3 else []
-        one.facts['waits_for'] = ' and '.join([', '.join(awaited[:3]), *more]) or None
+        more = f' and {len(awaited) - 3:,} more' * (len(awaited) > 3)
+        one.facts['waits_for'] = ', '.join(awaited[:3]) + more or None
     return members
 
 
@@ -676,11 +670,12 @@ def _describe_threads(threads: Any, shown: int | None, waits: Any, known: Any = 
     members, readable = [], _attempt(_os.readlink, '/proc/self') == str(_os.getpid())  # not another namespace's
     for ident, thread in threads.items():
         one = known.get(ident)  # what the main thread knows of its number is of before a fork
-        native = _os.getpid() if one is threading.main_thread() else _stored(one, '_native_id')
-        facts = {'id': ident, 'name': _stored(one, '_name'), 'daemon': _stored(one, '_daemonic'), 'native_id': native}
+        own = {'_name': f'#{ident}'} if one is None else object.__getattribute__(one, '__dict__')
+        native = _os.getpid() if one is threading.main_thread() else own.get('_native_id')
+        facts = {'id': ident, 'name': own.get('_name'), 'daemon': own.get('_daemonic'), 'native_id': native}
         with contextlib.suppress(OSError, IndexError):
             stat = _read(f'/proc/self/task/{native}/stat') if readable else b''
-            fields = stat.rpartition(b')')[2].decode().split()  # the name before the state may hold anything
+            fields = stat.rpartition(b')')[2].decode().split(None, 13)  # the name before the state may hold anything
             facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
             facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
         if type(waits) is dict and ident in waits:
@@ -814,7 +809,7 @@ def _collect(report: GuruMeditation, hold: _Hold, *captured: Any) -> list[tuple[
     ask, frames = functools.partial(hold.ask, timeout=report.section_timeout), _Frames()
     threads, greenlets, tasks, errors, deadlocks = captured
     known = {one.ident: one for one in threads} if type(threads) is list else {}
-    texts = ask(lambda: {ident: _line(_error_text(one)) for ident, one in errors.items()}, key='errors')  # foreign code
+    texts = errors and ask(lambda: {ident: _line(_error_text(one)) for ident, one in errors.items()}, key='errors')
     for ident in known.keys() & (texts if type(texts) is dict else ()):
         known[ident].facts['handling'] = texts[ident]
     sections: dict[str, Any] = {'Package': ask(_collect_package, report.version, green=True)}
@@ -838,10 +833,11 @@ def _entries(members: list[_Member], frames: _Frames) -> list[_Entry]:
     for (kind, stack), alike in itertools.groupby(members, operator.attrgetter('kind', 'stack')):  # thousands in a row
         groups.setdefault((kind, *frames.stack(stack)), []).extend(alike)
     for (kind, *stack), group in groups.items():
-        if kind != 'Green Thread':  # worker-10 after worker-9
+        if kind != 'Green Thread' and len(group) > 1:  # worker-10 after worker-9
             group.sort(key=lambda one: [part.zfill(20) for part in re.split(r'(\d+)', str(one.facts['name']))])
-        shown, states = list(map(_shown, group[:_MAX_MEMBERS])), Counter(one.state for one in group)
-        state = ', '.join(f'{count:,} {one}' for one, count in states.items()) if len(states) > 1 else group[0].state
+        shown, state = list(map(_shown, group[:_MAX_MEMBERS])), group[0].state
+        if len({one.state for one in group}) > 1:
+            state = ', '.join(f'{count:,} {one}' for one, count in Counter(one.state for one in group).items())
         waits_for = shown[0].get('waits_for')
         others = ' and others' * (len({one.facts.get('waits_for') for one in group}) > 1)
         entries.append(_Entry(kind, len(group), state, waits_for and waits_for + others, shown, stack))
@@ -849,8 +845,9 @@ def _entries(members: list[_Member], frames: _Frames) -> list[_Entry]:
 
 
 def _shown(member: _Member) -> dict[str, Any]:
-    facts = {'name': f'#{member.ident}', **{key: one for key, one in member.facts.items() if one is not None}}
-    return {**facts, **{key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if key in facts}}
+    facts = {key: one for key, one in member.facts.items() if one is not None}
+    foreign = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if key in facts}
+    return {'name': f'at {member.ident:#x}', **facts, **foreign}
 
 
 def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, _Member], cycles: Any) -> _Glance:
@@ -865,11 +862,11 @@ def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, 
         waits = ', which waits for '.join(one['waits_for'] for one in members)
         findings.append(f'deadlock: {members[0]["name"]} waits for {waits}')
     for entry in [entry for section in sections.values() if type(section) is list for entry in section]:
-        frames = [one for one in reversed(entry.stack) if type(one) is _Frame]
-        frame = next((one for one in frames if one.own), frames[0] if frames else None)
+        innermost: Any = next((one for one in reversed(entry.stack) if type(one) is _Frame), None)
+        frame = next((one for one in reversed(entry.stack) if type(one) is _Frame and one.own), innermost)
         for one in [one for one in entry.members if ' in Thread #' in one.get('state', '')]:  # a task that runs
             loop = _shown(threads[int(one['state'].partition('#')[2])])['name']
-            findings.append(f'event loop of {loop} is in task {one["name"]}: {frames[0].where}')
+            findings.append(f'event loop of {loop} is in task {one["name"]}: {innermost.where}')
         state, found = str(entry.state), any('handling' in one or one.get('id') in stuck for one in entry.members)
         rank = ('running' in state, 'reporting' in state, found, bool(frame and frame.own), True).index(True)
         who = entry.members[0]['name'] + (f' and {entry.count - 1:,} more' if entry.count > 1 else '')
@@ -921,15 +918,14 @@ class _Frames(dict[tuple[int, int], _Frame]):  # of one report, by the id of its
     def read_source(self) -> None:
         """Read all source lines, but none from a folder where a helper of an earlier report is stuck."""
         stuck, read = set(map(dirname, list(_reading))), functools.cache(_read_lines)
-        for frame in self.values():
-            if dirname(frame.path) not in stuck:
-                _reading.add(frame.path)
-                lines = _attempt(read, frame.path)
-                _reading.discard(frame.path)
-                text = ''.join(lines[frame.line - 1 : frame.line]).strip() if type(lines) is list else ''
-                if text:
-                    code = frame.facts['code'] = _line(_redact(text[:_MAX_LINE], literals=True))
-                    frame.text = f'\n{frame.where}\n    `{code}`'
+        for frame in [one for one in self.values() if dirname(one.path) not in stuck]:
+            _reading.add(frame.path)
+            lines = _attempt(read, frame.path)
+            _reading.discard(frame.path)
+            text = ''.join(lines[frame.line - 1 : frame.line]).lstrip('\ufeff').strip() if type(lines) is list else ''
+            if text:
+                code = frame.facts['code'] = _line(_redact(text[:_MAX_LINE], literals=True))
+                frame.text = f'\n{frame.where}\n    `{code}`'
 
 
 def _read_lines(path: str) -> list[str]:
@@ -937,13 +933,16 @@ def _read_lines(path: str) -> list[str]:
     archives = [one for one in list(sys.path_importer_cache.items()) if type(one[1]).__module__ == 'zipimport']
     loader: Any = next((one for folder, one in archives if path.startswith(folder + os.sep)), None)
     data = loader.get_data(path) if loader else _read(path) if isfile(path) and getsize(path) < _MAX_SOURCE else b''
-    declared = re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)  # PEP 263
-    return re.split('\r\n?|\n', data.decode(declared[1].decode() if declared else 'utf-8', 'replace').lstrip('\ufeff'))
+    declared = b'coding' in data[:_MAX_LINE] and re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)
+    return io.StringIO(data.decode(declared[1].decode() if declared else 'utf-8', 'replace'), None).readlines()
 
 
 def _read(path: str) -> bytes:
-    with io.FileIO(path) as file:  # a patched open() may be a green one
-        return file.readall()
+    descriptor = _os.open(path, os.O_RDONLY)  # half the time of io.FileIO; a patched open() may be a green one
+    try:
+        return b''.join(iter(functools.partial(_os.read, descriptor, 1 << 16), b''))
+    finally:
+        _os.close(descriptor)
 
 
 def _clean(text: str, control: str = r'[\0-\x08\x0b-\x1f\x7f-\x9f]') -> str:
@@ -1265,9 +1264,9 @@ class TextGuruMeditation(GuruMeditation):
 
 def _lines(data: Any, indent: str = '') -> Iterator[str]:
     if type(data) in (_Entry, _Failure):
-        yield from _entry_lines(data) if type(data) is _Entry else (data.error, 'Traceback (most recent call last):')
+        head: Any = _entry_lines(data) if type(data) is _Entry else (data.error, 'Traceback (most recent call last):')
         stack = [one.text if type(one) is _Frame else _AGAIN[one.frames > 1].format(*one) for one in data.stack]
-        yield from (*(stack or ['', 'No Traceback!']), '')
+        yield '\n'.join([*head, *(stack or ['', 'No Traceback!']), ''])
     elif isinstance(data, _Glance):
         yield from _glance_lines(data)
     elif isinstance(data, _Process):
@@ -1291,8 +1290,9 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
 
 def _glance_lines(glance: _Glance) -> Iterator[str]:
     seconds = int((glance.process['uptime'] or '0').split()[0])
-    up = f'{seconds // 86400} d {seconds // 3600 % 24} h {seconds // 60 % 60} min {seconds % 60} s'
-    up = re.sub(r'^(0 [dhmin]+ )*(\d+ \w+( \d+ \w+)?).*', r', up \2', up) if glance.process['uptime'] else ''
+    d, h, m, s = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60
+    up = f'{d} d {h} h' if d else f'{h} h {m} min' if h else f'{m} min {s} s' if m else f'{s} s'
+    up = f', up {up}' if glance.process['uptime'] else ''
     yield '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up, **glance.process)
     findings = glance.findings[: _MAX_GLANCE // 2]
     yield from (*findings, '')

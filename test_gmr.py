@@ -3312,7 +3312,7 @@ class RunnerTest(ProgramTest):
         os.mkdir(os.path.join(self.folder, 'empty'))
         for command, word in (
             (['/nowhere/x.py'], "No such file or directory: '/nowhere/x.py'"),
-            (['empty'], 'Is a directory: '),
+            (['empty'], 'Is a directory'),
             (['-m', 'nowhere'], 'No module named nowhere'),
         ):
             with self.subTest(command):

@@ -152,16 +152,23 @@ def python(code, **more):
     return run.stdout.split()
 
 
+def medians(*codes, **more):
+    """Return the median of what five fresh interpreters print for each code, or of those that PATIENCE allows.
+
+    They take turns: a machine that is slower for some seconds is that for all that is compared.
+    """
+    values, spent = [[] for _ in codes], [0.0 for _ in codes]
+    for _ in range(5):
+        for n, code in enumerate(codes):
+            if spent[n] < PATIENCE:
+                start = time.monotonic()
+                values[n].append(float(python(code, **more)[-1]))
+                spent[n] += time.monotonic() - start
+    return list(map(statistics.median, values))
+
+
 def median(code, **more):
-    """Return the median of what five fresh interpreters print, or of those that PATIENCE allows."""
-    values, start = [], time.monotonic()
-    while len(values) < 5 and (not values or time.monotonic() - start < PATIENCE):
-        values.append(float(python(code, **more)[-1]))
-    return statistics.median(values)
-
-
-def measure(subject, method):
-    return median(f'{SUBJECTS}\nsubject = {subject}\n{METHODS[method]}\n{TIMED}')
+    return medians(code, **more)[0]
 
 
 def milliseconds(seconds):
@@ -177,7 +184,8 @@ def table(wanted):
     for name, (subject, peer, goal) in WORKS.items():
         if wanted and not any(word in name for word in wanted):
             continue
-        ours, other, floor = (measure(subject, method) for method in ('gmr', peer, 'floor'))
+        codes = (f'{SUBJECTS}\nsubject = {subject}\n{METHODS[method]}\n{TIMED}' for method in ('gmr', peer, 'floor'))
+        ours, other, floor = medians(*codes)
         ratio = f'{other / ours:,.1f}' if other > ours else f'1/{ours / other:.1f}'
         line(name, milliseconds(ours), milliseconds(other), ratio, goal, milliseconds(floor), f'{ours / floor:.1f}')
     for name, (subject, before) in HELD.items():
@@ -193,7 +201,7 @@ def starts():
     """Print the cost of the import and of being there."""
     clock = 'import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)'
     peer = 'import oslo_reports.guru_meditation_report' if OSLO else 'import traceback'
-    ours, other = median(clock.format('import gmr')), median(clock.format(peer))
+    ours, other = medians(clock.format('import gmr'), clock.format(peer))
     line('import', milliseconds(ours), milliseconds(other), f'{other / ours:,.1f}', 'at least 10', '', '')
     with tempfile.TemporaryDirectory() as copy:  # where nobody has written bytecode of it; the peer's is there
         shutil.copy(os.path.join(HERE, 'gmr.py'), copy)
