@@ -249,10 +249,9 @@ class GuruMeditation:
                 self._asked_at = -_LOST
 
     def run(self) -> str:
-        """Return a report made now, from any thread: text or JSON, without an end of line."""
+        """Return a report made now, from any thread, without an end of line. It waits for its turn and all its steps."""
         _register_hooks()
-        hold = _Hold(self._make, self.frame or sys._getframe(1), 'run()')
-        return hold.wait(monotonic() + 2 * _LOST)  # for its turn, and for all its steps, each of which has a deadline
+        return _Hold(self._make, self.frame or sys._getframe(1), 'run()').wait(monotonic() + 2 * _LOST)
 
     def _report(self, hold: _Hold) -> None:
         """Make and deliver a report, and one more if a signal asks meanwhile. Nothing escapes, and nothing is lost."""
@@ -272,7 +271,8 @@ class GuruMeditation:
             self._asked_at = monotonic()
 
     def _make(self, hold: _Hold) -> str:
-        return self._render(_collect(self, hold, *_capture(hold))).encode('utf-8', 'backslashreplace').decode()
+        text = self._render(_collect(self, hold, *_capture(hold)))
+        return text if text.isascii() else text.encode('utf-8', 'backslashreplace').decode()
 
 
 _autorun: list[GuruMeditation] = []  # the report that setup_autorun() has set up
@@ -719,8 +719,8 @@ def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: ty
     if function in ('threading.py:wait', 'threading.py:_wait_for_tstate_lock') and not frame.f_locals.get('gotit'):
         frame = outer[0]  # it waits for a notice, not yet for the lock; or it is in join(), before CPython 3.13
     attribute, code = _THREAD_WAITS.get(_function(frame.f_code), ''), frame.f_code
-    this, timeout = (frame.f_locals.get(one) if attribute else None for one in ('self', 'timeout'))
-    found = _stored(this, attribute)
+    names = frame.f_locals if attribute else {}
+    this, timeout, found = names.get('self'), names.get('timeout'), _stored(names.get('self'), attribute)
     if attribute == 'owner' or (attribute == '_ident' and _registry[found] is this):  # an ident is used again
         what = 'the end of' if attribute == '_ident' else f'the import of {_stored(this, "name")} by'
         return _Wait(what, found, timeout is None)
@@ -1291,9 +1291,9 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
 def _glance_lines(glance: _Glance) -> Iterator[str]:
     seconds = int((glance.process['uptime'] or '0').split()[0])
     d, h, m, s = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60
-    up = f'{d} d {h} h' if d else f'{h} h {m} min' if h else f'{m} min {s} s' if m else f'{s} s'
-    up = f', up {up}' if glance.process['uptime'] else ''
-    yield '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up, **glance.process)
+    up = f', up {d} d {h} h' if d else f', up {h} h {m} min' if h else f', up {m} min {s} s' if m else f', up {s} s'
+    line = '{program}, process {pid} on {host}{up}, {time}, asked by {asked by}'
+    yield line.format(**glance.process, up=up * bool(glance.process['uptime']))
     findings = glance.findings[: _MAX_GLANCE // 2]
     yield from (*findings, '')
     rows = glance.entries[: _MAX_GLANCE - 3 - len(findings)]
@@ -1311,8 +1311,8 @@ def _entry_lines(entry: _Entry) -> Iterator[str]:
     single = f'{entry.kind} #{first["id"]}' if 'id' in first else entry.kind
     yield f'------{f"{entry.count:,} {entry.kind}s" if many else single: ^{_WIDTH - 12}}------\n'
     for member in entry.members:
-        known = {key: value for key, value in member.items() if key != 'id' and value is not False}
-        facts = ', '.join(_FACTS.get(key, key.replace('_', ' ') + ' {}').format(one) for key, one in known.items())
+        known = [(key, one) for key, one in member.items() if key != 'id' and one is not False]
+        facts = ', '.join([_FACTS.get(key, key.replace('_', ' ') + ' {}').format(one) for key, one in known])
         yield f'#{member["id"]} {facts}' if many and 'id' in member else facts
     if entry.count > len(entry.members):
         yield f'... and {entry.count - len(entry.members):,} more'
