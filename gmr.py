@@ -119,7 +119,7 @@ class GuruMeditation:
     _log_dir: str | None = None
     _watch_file: str | None = None
     _watch_interval = 1.0
-    _signal: tuple[int, Any, bool] = (0, None, False)  # its number, the handler before ours, if there are raw stacks
+    _installed: tuple[int, Any, bool] = (0, None, False)  # our signal, the handler before, whether raw stacks too
     _asked_at = -_LOST  # when signals have asked for the report that is under way; so long ago: none is
     _again = False  # they have asked for one more since it began
 
@@ -198,12 +198,12 @@ class GuruMeditation:
             if signum not in signal.valid_signals() or _SIGNALS.get(signum) in ('SIGKILL', 'SIGSTOP'):
                 raise ValueError(f'signum: there is no signal {signum!r} that can be handled')
             before = signal.signal(signum, report._on_signal)  # raises a ValueError outside the main thread
-            before = next((old._signal[1] for old in _autorun if before == old._on_signal), before)
-            report._signal = signum, before, instant_stacks
+            before = next((old._installed[1] for old in _autorun if before == old._on_signal), before)
+            report._installed = signum, before, instant_stacks
         for old in _autorun:
             old._stop_listening()
-        if report._signal[2]:
-            faulthandler.register(report._signal[0], file=2, all_threads=True, chain=True)
+        if report._installed[2]:
+            faulthandler.register(report._installed[0], file=2, all_threads=True, chain=True)
         _autorun[:] = [report]
         with contextlib.suppress(OSError):
             _stderr_at_setup[:] = [_os.fstat(2)]
@@ -213,7 +213,7 @@ class GuruMeditation:
     def _stop_listening(self) -> None:
         """End the watcher, and put the signal handler before ours back."""
         self._stop.put(None)
-        number, before, raw_stacks = self._signal
+        number, before, raw_stacks = self._installed
         if raw_stacks:
             faulthandler.unregister(number)
         if number and signal.getsignal(number) == self._on_signal:
@@ -231,7 +231,7 @@ class GuruMeditation:
                 return stop.get(timeout=self._watch_interval)
             before, seen = seen, _attempt(_os.stat, path)
             if type(seen) is os.stat_result and seen.st_mtime_ns != getattr(before, 'st_mtime_ns', None):
-                _Hold(self._report, None, 'a touched file').wait(monotonic() + self.hold)
+                _Hold(self._report, None, 'a touched file', monotonic() + self.hold).wait()
 
     def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
         """Make a report while the interrupted code waits. It takes no more than three frames of its stack."""
@@ -240,8 +240,8 @@ class GuruMeditation:
             return  # who makes one now makes one more
         try:
             self._asked_at = now
-            hold = _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}'))
-            hold.wait(now + self.hold)
+            hold = _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}'), now + self.hold)
+            hold.wait()
         except (RecursionError, MemoryError):  # the program has not even these three left
             pass
         finally:
@@ -249,9 +249,9 @@ class GuruMeditation:
                 self._asked_at = -_LOST
 
     def run(self) -> str:
-        """Return a report made now, from any thread, without an end of line. It waits for its turn and all its steps."""
+        """Return a report made now, from any thread, without an end of line. It waits for its turn, and all steps."""
         _register_hooks()
-        return _Hold(self._make, self.frame or sys._getframe(1), 'run()').wait(monotonic() + 2 * _LOST)
+        return _Hold(self._make, self.frame or sys._getframe(1), 'run()', monotonic() + 2 * _LOST).wait()
 
     def _report(self, hold: _Hold) -> None:
         """Make and deliver a report, and one more if a signal asks meanwhile. Nothing escapes, and nothing is lost."""
@@ -289,10 +289,10 @@ def _at_exit() -> None:
     """Wait for our threads: the exit would kill them, perhaps with a lock in their hands that it then wants."""
     for report in _autorun:
         report._stop.put(None)
-    late = monotonic() + GuruMeditation.hold
-    while len(_threads) > len(_calls) and monotonic() < late:
+    begun, hold = monotonic(), GuruMeditation.hold
+    while len(_threads) > len(_calls) and monotonic() < begun + hold:  # who is late keeps its thread
         _pause(0.005)
-        for call in list(_calls.values()) if monotonic() > late - GuruMeditation.hold / 2 else ():
+        for call in list(_calls.values()) if monotonic() > begun + hold / 2 else ():
             call.answers.put(None)  # the report comes out without what is late
 
 
@@ -350,8 +350,8 @@ def _pause(seconds: float) -> None:
 class _Hold:
     """One report: the thread that waits for it, the thread that makes it, and the one that runs foreign code for it."""
 
-    def __init__(self, work: Callable[[_Hold], object], frame: types.FrameType | None, asked: str) -> None:
-        self.work, self.frame, self.asked = work, frame, asked  # what makes it, where the program is, and who asks
+    def __init__(self, work: Callable[..., object], frame: types.FrameType | None, asked: str, until: float) -> None:
+        self.work, self.frame, self.asked, self.until = work, frame, asked, until  # what makes it, for whom, why
         self.hub, self.is_main = _hub(), _thread.get_native_id() == _os.getpid()
         self.begun = self.made = False
         self.bell = _lock()  # wakes who waits; before CPython 3.13 a signal can make SimpleQueue.get() miss its time
@@ -362,9 +362,8 @@ class _Hold:
         self.before: tuple[bool, float] = (False, 0.0)  # the collector and the switch interval, to be put back
         self.result: Any = None
 
-    def wait(self, until: float) -> str:
-        """Let a native thread make the report, wait for its end at most until then, and return its text."""
-        self.until = until
+    def wait(self) -> str:
+        """Let a native thread make the report, wait `until` its end at most, and return its text."""
         try:
             _holds.add(self)
             others = [one.before for one in list(_holds)]  # first: they put back theirs before they forget it
@@ -374,8 +373,8 @@ class _Hold:
             sys.setswitchinterval(min(_SWITCH_INTERVAL, self.before[1]))
             if _start_thread(self.make, _LOST) is None:  # everything happens here, as well as it can
                 self.hub = None  # nobody is left to run green calls
-                self.make(max(0.0, until - monotonic()))
-            while not self.made and self.bell.acquire(True, max(0.0, until - monotonic())):
+                self.make(max(0.0, self.until - monotonic()))
+            while not self.made and self.bell.acquire(True, max(0.0, self.until - monotonic())):
                 while self.green:
                     call = self.green.popleft()
                     if monotonic() < call.until:
@@ -418,13 +417,14 @@ class _Hold:
     def ask(self, function: Any, *arguments: Any, timeout: float, key: Any = None, green: bool = False) -> Any:
         """Return what foreign code, or a slow system call, returns within `timeout` seconds, or a _Failure.
 
-        It runs in a helper thread, but `green` code under gevent and eventlet in the thread that waits.
+        It runs in a helper thread, which serves all calls until one is late, but `green` code under gevent and eventlet
+        in the thread that waits, and everything right here where no thread can be had.
         """
-        key, in_place = key or (id(function), *map(id, arguments)), green and self.hub
+        key, green = key or (id(function), *map(id, arguments)), bool(green and self.hub)
         call = _calls.get(key)  # still at it for an earlier report: fifty reports must not leave fifty stuck threads
         if call is None:
             call = _calls[key] = _Call(key, min(self.until, monotonic() + timeout), function, *arguments)
-            if in_place:
+            if green:
                 self.green.append(call)
                 self.ring()
             else:
@@ -436,13 +436,13 @@ class _Hold:
                 call.stack = lambda ident=self.helper: getattr(_capture_threads().get(ident), 'stack', ())
                 self.calls.put(call)
             with contextlib.suppress(Empty):
-                answer = call.answers.get(timeout=max(0.0, call.until - monotonic()) if in_place else timeout)
+                answer = call.answers.get(timeout=max(0.0, call.until - monotonic()) if green else timeout)
                 if answer:
                     return answer[0]
-            if in_place and not call.begun:
+            if green and not call.begun:
                 _calls.pop(key, None)
                 return _Failure('not asked: the program is not held any longer')
-            if self.calls and not in_place:  # this helper ends when the call does
+            if self.calls and not green:  # this helper ends when the call does
                 self.calls.put(None)
                 self.calls = None
         since = f'{strftime(_ISO_TIME, gmtime(call.since))} ({time() - call.since:.0f} s)'
@@ -730,7 +730,7 @@ def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: ty
         ident = next(ident for ident, run in works if run.f_locals['self'].future is this)
         return _Wait(f'Future at {id(this):#x} run by', ident, timeout is None)
     starts = [start for start, _, line in code.co_lines() if line == frame.f_lineno] if code.co_name == 'handle' else []
-    if type(found) is not _thread.RLock or (code.co_name == 'handle' and frame.f_lasti >= starts[1]):
+    if type(found) is not _thread.RLock or (starts and frame.f_lasti >= starts[1]):
         return None
     owner = _thread.RLock.__repr__(found).partition(' owner=')[2].split()[0]
     return _Wait(f'RLock at {id(found):#x} held by', int(owner), True)
@@ -1459,7 +1459,7 @@ def _answer(form: str) -> str:
     report = globals()[form]()
     version = types.SimpleNamespace(product=report._program, version_string=_loaded('__main__', '__version__'))
     report.version, report.conf = next(((one.version, one.conf) for one in _autorun), (version, None))
-    return _Hold(report._make, None, '--pid').wait(monotonic() + 2 * _LOST)  # run() leaves hooks behind
+    return _Hold(report._make, None, '--pid', monotonic() + 2 * _LOST).wait()  # run() leaves hooks behind
 
 
 def _ask(pid: int, form: str) -> str:
