@@ -239,7 +239,7 @@ class GuruMeditation:
         if now - self._asked_at < _LOST:
             return  # who makes one now makes one more
         try:
-            self._asked_at = now
+            self._asked_at, self._again = now, False  # nor shall the watcher, who may be making one
             hold = _Hold(self._report, frame, _SIGNALS.get(signum, f'signal {signum}'), now + self.hold)
             hold.wait()
         except (RecursionError, MemoryError):  # the program has not even these three left
@@ -351,7 +351,7 @@ class _Hold:
     """One report: the thread that waits for it, the thread that makes it, and the one that runs foreign code for it."""
 
     def __init__(self, work: Callable[..., object], frame: types.FrameType | None, asked: str, until: float) -> None:
-        self.work, self.frame, self.asked, self.until = work, frame, asked, until  # what makes it, for whom, why
+        self.work, self.frame, self.asked, self.until = work, frame, asked, until  # `work` makes the report
         self.hub, self.is_main = _hub(), _thread.get_native_id() == _os.getpid()
         self.begun = self.made = False
         self.bell = _lock()  # wakes who waits; before CPython 3.13 a signal can make SimpleQueue.get() miss its time
@@ -386,7 +386,7 @@ class _Hold:
     def make(self, patience: float) -> None:
         """Make the report when it is our turn: one at a time, but for one that has not ended and counts as lost."""
         global _turn
-        self.begun = True
+        self.begun = True  # from here on it is _report() that tells when it has ended
         turn = _lock() if self.hub else _turn  # green threads share a thread, and would wait for each other for ever
         if not turn.acquire(True, patience):
             turn = _turn = _lock()
@@ -405,7 +405,7 @@ class _Hold:
 
     def end(self) -> None:
         """Let the program go on, and put back what wait() has changed, but what it has set itself; twice, too."""
-        self.made = True
+        self.made = True  # or nobody waits for it any more
         collecting, interval = self.before
         if interval > sys.getswitchinterval() <= 1.5 * _SWITCH_INTERVAL:
             sys.setswitchinterval(interval + 5e-7)  # CPython cuts it to microseconds
@@ -553,13 +553,13 @@ def _stacks(tops: Iterable[types.FrameType | None]) -> Iterator[_Stack]:
 def _capture(hold: _Hold) -> tuple[Any, ...]:
     """Return what threads, green threads and tasks are at, the exceptions that threads handle, and their deadlocks."""
     threads = {ident: one for ident, one in _capture_threads(hold.frame).items() if not one.ours}
-    shown = next((ident for ident, one in threads.items() if hold.frame in one.frames[:1]), None)
+    held = next((ident for ident, one in threads.items() if hold.frame in one.frames[:1]), None)
     hold.frame = None
     greenlets, tasks = _attempt(_capture_greenlets), _attempt(_capture_tasks, threads)
     errors, waits = _attempt(_capture_errors, threads), _attempt(_thread_waits, threads)
-    known: Any = {shown: threading.main_thread(), **_registry} if hold.is_main else _registry  # patched, it lacks that
-    members = _attempt(_describe_threads, threads, shown, waits, known)  # reads files: the other threads go on
-    return members, greenlets, tasks, errors, _attempt(_deadlocks, waits, members, shown)
+    known: Any = {held: threading.main_thread(), **_registry} if hold.is_main else _registry  # patched, it lacks main
+    members = _attempt(_describe_threads, threads, held, waits, known)  # reads files: the other threads go on
+    return members, greenlets, tasks, errors, _attempt(_deadlocks, waits, members, held)
 
 
 def _capture_threads(interrupted: types.FrameType | None = None) -> dict[int, _Thread]:
@@ -665,18 +665,18 @@ def _capture_errors(threads: dict[int, _Thread]) -> dict[int, BaseException]:
     return {ident: error for ident, error in errors.items() if ident in threads and error is not None}
 
 
-def _describe_threads(threads: Any, shown: int | None, waits: Any, known: Any = _registry) -> list[_Member]:
+def _describe_threads(threads: Any, held: int | None, waits: Any, known: Any) -> list[_Member]:
     """What is every thread doing, and for which other does it wait?"""
     members, readable = [], _attempt(_os.readlink, '/proc/self') == str(_os.getpid())  # not another namespace's
     for ident, thread in threads.items():
-        one = known.get(ident)  # what the main thread knows of its number is of before a fork
+        one = known.get(ident)  # after a fork, what the main thread has stored is its parent's number
         own = {'_name': f'#{ident}'} if one is None else object.__getattribute__(one, '__dict__')
         native = _os.getpid() if one is threading.main_thread() else own.get('_native_id')
         facts = {'id': ident, 'name': own.get('_name'), 'daemon': own.get('_daemonic'), 'native_id': native}
         with contextlib.suppress(OSError, IndexError):
             stat = _read(f'/proc/self/task/{native}/stat') if readable else b''
             fields = stat.rpartition(b')')[2].decode().split(None, 13)  # the name before the state may hold anything
-            facts['state'] = 'reporting' if ident == shown else _STATES.get(fields[0], fields[0])
+            facts['state'] = 'reporting' if ident == held else _STATES.get(fields[0], fields[0])
             facts['cpu_seconds'] = (int(fields[11]) + int(fields[12])) / _TICKS
         if type(waits) is dict and ident in waits:
             facts['waits_for'] = f'{waits[ident].what} {_stored(known.get(waits[ident].holder), "_name") or "a thread"}'
@@ -736,15 +736,15 @@ def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: ty
     return _Wait(f'RLock at {id(found):#x} held by', int(owner), True)
 
 
-def _deadlocks(waits: dict[int, _Wait], members: list[_Member], frozen: int | None) -> list[list[int]]:
-    """Which threads wait for each other in a circle, found twice while each slept or is `frozen`?"""
+def _deadlocks(waits: dict[int, _Wait], members: list[_Member], held: int | None) -> list[list[int]]:
+    """Which threads wait for each other in a circle, found twice while each slept or is `held`?"""
     waits = {one: wait for one, wait in waits.items() if wait.ever and wait.holder in waits}
     natives = {one.ident: one.facts['native_id'] for one in members}
     stamp = functools.partial(_attempt, lambda one: _RUNS.findall(_read(f'/proc/self/task/{natives[one]}/status')))
     stamps, circles = {one: stamp(one) for one in waits}, []
     again = _thread_waits(_capture_threads()) if waits else {}
     slept = [one for one, before in stamps.items() if before[0] == b'S' and before == stamp(one)]
-    still = {one: wait.holder for one, wait in waits.items() if again.get(one) == wait and one in [*slept, frozen]}
+    still = {one: wait.holder for one, wait in waits.items() if again.get(one) == wait and one in [*slept, held]}
     while still:
         path = list(still)[:1]
         while path[-1] in still:
@@ -835,16 +835,16 @@ def _entries(members: list[_Member], frames: _Frames) -> list[_Entry]:
     for (kind, *stack), group in groups.items():
         if kind != 'Green Thread' and len(group) > 1:  # worker-10 after worker-9
             group.sort(key=lambda one: [part.zfill(20) for part in re.split(r'(\d+)', str(one.facts['name']))])
-        shown, state = list(map(_shown, group[:_MAX_MEMBERS])), group[0].state
+        shown, state = list(map(_member_facts, group[:_MAX_MEMBERS])), group[0].state
         if len({one.state for one in group}) > 1:
             state = ', '.join(f'{count:,} {one}' for one, count in Counter(one.state for one in group).items())
-        waits_for = shown[0].get('waits_for')
+        waits_for = next((one['waits_for'] for one in shown if 'waits_for' in one), None)
         others = ' and others' * (len({one.facts.get('waits_for') for one in group}) > 1)
         entries.append(_Entry(kind, len(group), state, waits_for and waits_for + others, shown, stack))
     return entries
 
 
-def _shown(member: _Member) -> dict[str, Any]:
+def _member_facts(member: _Member) -> dict[str, Any]:
     facts = {key: one for key, one in member.facts.items() if one is not None}
     foreign = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if key in facts}
     return {'name': f'at {member.ident:#x}', **facts, **foreign}
@@ -858,14 +858,14 @@ def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, 
     process.update(uptime=facts.get('uptime'), time=facts.get('time'))
     findings, rows, stuck = [], [], set().union(*cycles)
     for cycle in cycles:
-        members = [_shown(threads[ident]) for ident in cycle]
+        members = [_member_facts(threads[ident]) for ident in cycle]
         waits = ', which waits for '.join(one['waits_for'] for one in members)
         findings.append(f'deadlock: {members[0]["name"]} waits for {waits}')
     for entry in [entry for section in sections.values() if type(section) is list for entry in section]:
         innermost: Any = next((one for one in reversed(entry.stack) if type(one) is _Frame), None)
         frame = next((one for one in reversed(entry.stack) if type(one) is _Frame and one.own), innermost)
         for one in [one for one in entry.members if ' in Thread #' in one.get('state', '')]:  # a task that runs
-            loop = _shown(threads[int(one['state'].partition('#')[2])])['name']
+            loop = _member_facts(threads[int(one['state'].partition('#')[2])])['name']
             findings.append(f'event loop of {loop} is in task {one["name"]}: {innermost.where}')
         state, found = str(entry.state), any('handling' in one or one.get('id') in stuck for one in entry.members)
         rank = ('running' in state, 'reporting' in state, found, bool(frame and frame.own), True).index(True)
@@ -875,7 +875,7 @@ def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, 
     if limit.isdigit() and int(used) > 0.9 * int(limit):
         findings.append(f'open files = {used} of {limit}')
     for error in sorted({one.facts['handling'] for one in threads.values() if 'handling' in one.facts}):
-        names = [_shown(one)['name'] for one in threads.values() if one.facts.get('handling') == error]
+        names = [_member_facts(one)['name'] for one in threads.values() if one.facts.get('handling') == error]
         count = f'{len(names)} threads handle' if len(names) > 1 else '1 thread handles'
         findings.append(f'{count} {error[:_MAX_LINE]}  ({names[0]}{" and others" * (len(names) > 1)})')
     return _Glance(process, findings, [row for _, row in sorted(rows, key=lambda one: (one[0], -one[1].count))])
@@ -910,7 +910,7 @@ class _Frames(dict[tuple[int, int], _Frame]):  # of one report, by the id of its
             return frames
         letters, result = {frame: chr(number) for number, frame in enumerate(set(frames))}, []
         for row in re.finditer(r'(?s)(.{1,3}?)\1{2,}|(.{1,3}?)\2+|.', ''.join(map(letters.__getitem__, frames))):
-            size = len(row[row.lastindex or 0])  # of what stands once: up to three frames, and what comes thrice first
+            size = len(row[row.lastindex or 0])  # of one period: the shortest that stands three times, else twice
             result += frames[row.start() : row.start() + size]
             result += [_Repeated(size, len(row[0]) // size)] if row.lastindex else []
         return result
@@ -963,7 +963,7 @@ _VAGUE = r'(?:tokens|sessions?|cookies|auth|sig|sid|signature|salt)\d?$'  # sess
 _PLAIN = r'\d{4}-\d\d|v?\d+\.\d|/?[\w.-]*/[\w.-]*/|\w+://|\w+\.\w+\.|\d+\w?\w?\b'  # time, version, path, size
 _RANDOM = rf'(?<![\w./:-])(?!{_PLAIN})(?=[^\s,"\'(<]{{,32}}\d)(?=[^\s,"\'(<]{{,32}}[A-Za-z])[^\s,;"\']{{6,}}'
 _UNSET = r'(?is:\W*|\d{1,3}|(?:\w+ )?(?:none|null|true|false|yes|no|unset|missing|x{3,}|set\(\)|%\(?\w*\)?[srd]))$'
-_ELSEWHERE = rf'{_UNSET}|(?i:bearer |basic )?(?:\$[A-Z_({{]|[{{<]\w[\w.]*[}}>]|<)|[/~][a-z/._-]*$'  # ${PASSWORD}, /run/
+_ELSEWHERE = rf'{_UNSET}|(?i:bearer |basic )?(?:\$(?:[A-Z_][A-Z\d_]*\b|[({{])|{{\w[\w.]*}}|<[^<>]*>$)|[/~][a-z/._-]*$'
 _STATED = r'(?i)\b(?:(?:is|has|must|not|no|for|in|of|to|the|an?|def) |(?:ok|required|invalid|\w+ed|\w+ing|str)\W*$)'
 _SHAPES = r"""(?x)  # What the group of a row holds is secret.
   ://[^\s/:@"'?\#\[]{,99}:(?!//|\d+[/?\#])([^\s"'<>]{1,99}?)(?=@(?:[\w-]+\.[\w.-]|localhost|[\w-]+:\d))  # u:p/w@h.org
@@ -976,8 +976,8 @@ _SHAPES = r"""(?x)  # What the group of a row holds is secret.
 _SPOKEN = rf'(?i)\b(?:pass\w+|token|secret|key)(?: (?:\w+ ){{,2}}\w*(?:is|as|to|ed))?:? \W?({_RANDOM})'  # the key is
 _CURL = r'curl\s[^\n|;]{,200}?-(?:u|-user)[\s=]?[\'"]?[^\s:]{,64}:([^\s\'"]+)'  # curl -u user:password
 _LOGIN = r'(?:login|sshpass|redis-cli|mysql\w*)\s(?:[^\n|;]{,200}?\s)?-[pa]\W{,2}([^\s\'"]+)'  # mysql -ppassword
-_SIGN = r'\\*["\']?\]?(?:[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?)?\s{,32}(?:=>|:=|[!=]?=|:(?!:|//))[ \t]*'
-_SIGN = rf'(?:{_SIGN}|\\*["\'],\s?(?=\w?\\*["\']))'  # "name": , ('name', "name" value=
+_EQUAL = r'\\*["\']?\]?(?:[\s,{]{1,40}\\*["\']?(?:value|default)\\*["\']?)?\s{,32}(?:=>|:=|[!=]?=|:(?!:|//))[ \t]*'
+_SIGN = rf'(?:{_EQUAL}|\\*["\'],\s?(?=\w?\\*["\']))'  # "name": , ('name', "name" value=
 _NAME = rf'((?<![^\n\x1e])[ \t<>*"]*(?:- )?)?(-{{,2}})\b([A-Za-z_][\w.-]*)({_SIGN}|["\']?>|[ \t\x1e]+(?!-|[\w.-]+=))?'
 _STRING = r'(?P<end>\\{,9}["\'])(?P<body>[^\\"\'\x1e]*(?:(?:(?!(?P=end))\\?[^\x1e]|(?P=end){2})[^\\"\'\x1e]*){,9999})'
 _LITERAL = rf'{_NAME}|(?!["\'][\w.-]+["\']\]?\s?(?:!?[:=]|,\s?\w?["\'])){_STRING}(?P=end)?'  # ?, else 2**n tries
@@ -1013,24 +1013,24 @@ def _redact(text: str, literals: bool = False) -> str:
 
 def _secret_after(found: Any, literals: bool) -> tuple[int, int]:
     """Return where the secret that this name leads to begins and ends, or (0, 0)."""
-    (start, option, name, lead), text, first = found.group(1, 2, 3, 4), found.string, found.end()
+    (start, dashes, name, lead), text, first = found.group(1, 2, 3, 4), found.string, found.end()
     sign, head = lead.strip('\\"\' \t\x1e]'), text[first : first + 256]
     if not _hidden_by_name(name, head):
         return 0, 0
     skipped = r'(?:[\w. \[\]=]{,40}[ =])?' if literals else ''  # password: str = 'p', not password = options['key']
     quoted: Any = re.compile(rf'{skipped}([\w.]{{1,64}}\()?\w{{,2}}{_STRING}').match(text, first)
-    nest, opens = sign and head[:1] in ('[', '(', '{'), start is not None and (sign or option)  # opens: a line
+    nest, begins = sign and head[:1] in ('[', '(', '{'), start is not None and (sign or dashes)  # begins: its line
     if quoted:
-        (first, last), meant = quoted.span('body'), sign or option or 'pass' in name.lower()
+        (first, last), meant = quoted.span('body'), sign or dashes or 'pass' in name.lower()
         sure: Any = (meant and not quoted[1]) or re.search(_RANDOM, quoted['body'][:256])
     elif not nest and (literals or re.match(r'[A-Za-z_][\w.]*\(|[a-z_]+(?:\.[a-z_]+)+(?!\S)', head)):  # ask(), a.token
         return 0, 0
     else:
-        value: Any = re.compile(_NEST if nest else _WORDS if opens else _BARE).match(text, first)
+        value: Any = re.compile(_NEST if nest else _WORDS if begins else _BARE).match(text, first)
         last, word = value.end(), value[0][:256].strip()
         told = lead[-1] == ' ' and (re.search(_STATED, word) or (sign == ':' and text.startswith(' ', last)))
         shallow = value.lastindex and len(value[1]) <= len(start or '')
-        sure = not shallow and (nest or re.search(_RANDOM, word) or (not told if sign else option))
+        sure = not shallow and (nest or re.search(_RANDOM, word) or (not told if sign else dashes))
     return (first, last) if sure and _hidden_by_name(name, text[first : min(last, first + 256)]) else (0, 0)
 
 
@@ -1046,7 +1046,7 @@ _MAX_TEXT = 1 << 24  # characters of one text in a section
 _MAX_BITS = 2048  # of an int: the digits of a longer one may be forbidden (sys.set_int_max_str_digits)
 _CONTAINERS = (list, tuple, set, frozenset, deque, range, MappingView)  # to iterate one of these consumes nothing
 _RECORDS = '__dataclass_fields__', '__attrs_attrs__', '__pydantic_fields_set__', '_get_kwargs'  # the last: argparse's
-_CODE = type, types.ModuleType, types.BuiltinFunctionType, _Failure  # is no option; nor is a slot with nothing in it
+_CODE = type, types.ModuleType, types.BuiltinFunctionType, _Failure  # are no options; a _Failure is an empty slot
 
 
 def _attributes(value: Any, depth: int = 0) -> Any:
@@ -1161,10 +1161,10 @@ def _collect_configuration(conf: Any) -> object:
         group = groups.setdefault(name if rows is value and name != 'DEFAULT' else 'default', {})
         marks = vars(own['_groups'].get(name, conf))['_opts'] if {'_groups', '_opts'} <= own.keys() else {}
         for key, one in sorted(rows.items()):  # without oslo.config's marks a group with a secret name is all secret
-            secret = vars(marks[key]['opt']).get('secret') if key in marks else not marks and _hidden_by_name(name, one)
+            marked = key in marks and vars(marks[key]['opt']).get('secret')
             while key in group:
                 key += f' ({len(group)})'
-            group[key] = _HIDDEN if one and secret else one
+            group[key] = _HIDDEN if one and (marked or (not marks and _hidden_by_name(name, one))) else one
     return _Configuration((name, group) for name, group in groups.items() if group)
 
 
@@ -1219,7 +1219,7 @@ def _collect_processes(ask: Callable[..., Any]) -> dict[str, object]:
         'platform': lambda: ' '.join(_os.uname()),
         'cpu seconds': lambda: round(process_time(), 2),
         'resident memory': lambda: f'{int(_read("/proc/self/statm").split()[1]) * resource.getpagesize() >> 20} MiB',
-        'peak resident memory': lambda: f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB',
+        'peak resident memory': lambda: f'{int(_read("/proc/self/status").split(b"VmHWM:")[1].split()[0]) >> 10} MiB',
         'open files': lambda: f'{limit if full else opened:d} of {limit}',
         'garbage collector': lambda: f'{collector}, counts {", ".join(map(str, gc.get_count()))}',
     }
@@ -1289,13 +1289,13 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
 
 
 def _glance_lines(glance: _Glance) -> Iterator[str]:
-    seconds = int((glance.process['uptime'] or '0').split()[0])
+    seconds = int((glance.process['uptime'] or '-1').split()[0])
     d, h, m, s = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60
     up = f', up {d} d {h} h' if d else f', up {h} h {m} min' if h else f', up {m} min {s} s' if m else f', up {s} s'
-    line = '{program}, process {pid} on {host}{up}, {time}, asked by {asked by}'
-    yield line.format(**glance.process, up=up * bool(glance.process['uptime']))
-    findings = glance.findings[: _MAX_GLANCE // 2]
-    yield from (*findings, '')
+    up *= seconds >= 0
+    yield '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up, **glance.process)
+    findings, more = glance.findings[: _MAX_GLANCE // 2], len(glance.findings) - _MAX_GLANCE // 2
+    yield from (*findings, f'... and {more:,} more findings' * (more > 0))
     rows = glance.entries[: _MAX_GLANCE - 3 - len(findings)]
     for row in rows:
         kind = f'{row.count:>3,} {row.kind.lower()}{"s" * (row.count > 1)}{", " * bool(row.state)}{row.state or ""}'
@@ -1373,7 +1373,7 @@ def _write_stderr(hold: _Hold, text: str, timeout: float) -> bool:
     with contextlib.suppress(OSError, ValueError, LookupError):  # closed meanwhile, or a codec that is none
         descriptor = raw.fileno() if plain else 2
         file = _os.fstat(descriptor)
-        # A stderr that the program has put there since is inheritable; a data base that has got the number is not.
+        # What the program has put there since by dup2() is inheritable; a file that has got a free number 2 is not.
         known = any(samestat(file, one) for one in _stderr_at_setup) or (plain and _os.get_inheritable(descriptor))
         if (known or descriptor != 2) and not samestat(file, _os.stat(os.devnull)):
             data = text.encode(stream.encoding if plain else 'ascii', 'backslashreplace')
@@ -1492,7 +1492,7 @@ def _ask(pid: int, form: str) -> str:
             finally:
                 if not data and _read(f'/proc/{pid}/status'):  # raises if it has ended
                     sys.remote_exec(pid, os.devnull)  # takes the question back
-    raise RuntimeError(f'no answer within 10 seconds: its main thread does not run Python; try py-spy dump --pid {pid}')
+    raise RuntimeError(f'no answer within 10 seconds; if its main thread does not run Python: py-spy dump --pid {pid}')
 
 
 if __name__ == '__main__':  # the program may import this module by its name: the two must be one

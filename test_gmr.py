@@ -1421,6 +1421,13 @@ class ProcessesTest(unittest.TestCase):
             self.assertIn(f'\n{fact} =', text)
         self.assertRegex(text, r'\nopen files = \d+ of \d+\ngarbage collector = enabled, ')
 
+    def test_the_peak_of_resident_memory_is_its_own_and_not_that_of_its_parent(self):
+        large = bytearray(b'x' * (200 << 20))  # of the process that forks it: the kernel's ru_maxrss has that
+        text = report_of('setup("1")\nhold()')
+        del large
+        now, peak = (int(re.search(rf'\n{name} = (\d+) MiB', text)[1]) for name in ('resident memory', 'peak .*memory'))
+        self.assertTrue(now <= peak < 200, (now, peak))
+
     def test_the_argument_after_password_is_hidden_in_the_command_line(self):
         with Child('setup("1")\nhold()', arguments=['--password', 'hunter2', '--port', '80', '--token=abc']) as child:
             text = child.wait_ready().signal()
@@ -2658,6 +2665,8 @@ class SecretsTest(unittest.TestCase):
             ('sessions', {'open': 12}, False), ('sessions', '12', False), ('tokens', 812, False), ('pass', 41, False),
             ('auth', 'ldap', False), ('PWD', '/srv/app', False), ('password', None, False), ('password', '', False),
             ('password', [], False), ('password', True, False), ('password', '${DB_PASSWORD}', False), ('host', 'db', False),
+            ('password', '$DB_PASSWORD', False), ('password', '$Ummer2024', True), ('password', '<Pa55', True),
+            ('password', '<not set>', False),
         ):  # fmt: skip
             with self.subTest(name=name, value=value):
                 self.assertEqual(report_on({name: value}) == f'{name} = ***', hidden)
@@ -3110,6 +3119,24 @@ class WatchTest(unittest.TestCase):
             time.sleep(0.3)  # no more than one each
             self.assertEqual(child.finish(), 0)
             self.assertEqual(child.reports(), 3)
+
+    def test_a_signal_while_it_reports_is_answered_once(self):
+        with self.child("""
+            inside = threading.Event()
+            def slow():
+                inside.set()
+                time.sleep(0.5)
+            gmr.register_section('Slow', slow)
+            ready()
+            inside.wait()
+            os.kill(os.getpid(), signal.SIGUSR2)
+            ready()
+            hold()
+        """) as child:
+            self.touch(child.wait_ready())
+            child.wait_for(lambda: child.reports() == 2, 'the second report')
+            self.assertEqual(child.wait_ready(3).finish(), 0)
+            self.assertEqual(child.reports(), 2)
 
     def test_a_directory(self):
         os.mkdir(self.path)
@@ -3648,7 +3675,7 @@ def expect(deadlocks=0, frozen=None, **expected):
     end = time.monotonic() + 30
     while True:
         waits, texts = look()
-        found = gmr._deadlocks(waits, gmr._describe_threads(gmr._capture_threads(), None, waits), frozen)
+        found = gmr._deadlocks(waits, gmr._describe_threads(gmr._capture_threads(), None, waits, gmr._registry), frozen)
         if texts == expected and len(found) == deadlocks:
             return
         assert time.monotonic() < end, (texts, expected, found)
@@ -3827,7 +3854,7 @@ class DeadlockTest(unittest.TestCase):
                 waits = gmr._thread_waits(threads)
                 looks += 1
                 assert bystander.ident not in waits and all(one.holder != bystander.ident for one in waits.values()), waits
-                assert gmr._deadlocks(waits, gmr._describe_threads(threads, None, waits), None) == []
+                assert gmr._deadlocks(waits, gmr._describe_threads(threads, None, waits, gmr._registry), None) == []
             assert looks > 20, looks
         """)
 
@@ -4143,6 +4170,7 @@ class GlanceTest(unittest.TestCase):
         rows = [gmr._Row('Thread', 1, None, None, None, '(one)')] * 1040
         lines = list(gmr._glance_lines(gmr._Glance(process, ['open files = 9 of 9'] * 20, rows)))
         self.assertEqual((len(lines), lines[-1]), (24, '... and 1,031 more stacks'))
+        self.assertIn('... and 8 more findings', lines)
         self.assertNotIn('up', lines[0])  # what a platform does not tell is left out
 
     def test_it_stands_in_json_with_the_same_facts(self):
