@@ -357,7 +357,7 @@ class _Hold:
         self.bell = _lock()  # wakes who waits; before CPython 3.13 a signal can make SimpleQueue.get() miss its time
         self.bell.acquire()
         self.green: deque[_Call] = deque()  # the calls that who waits is to run
-        self.calls: SimpleQueue[Any] | None = None  # to the helper
+        self.calls: Any = None  # a queue of them, to the helper
         self.helper: int | None = None
         self.before: tuple[bool, float] = (False, 0.0)  # the collector and the switch interval, to be put back
         self.result: Any = None
@@ -423,16 +423,16 @@ class _Hold:
         key, green = key or (id(function), *map(id, arguments)), bool(green and self.hub)
         call = _calls.get(key)  # still at it for an earlier report: fifty reports must not leave fifty stuck threads
         if call is None:
+            if not green and self.calls is None:  # first: who exits compares the numbers of threads and of calls
+                self.calls = SimpleQueue()
+                self.helper = _start_thread(deque, map(_Call.run, iter(self.calls.get, None)), 0)  # until None
             call = _calls[key] = _Call(key, min(self.until, monotonic() + timeout), function, *arguments)
             if green:
                 self.green.append(call)
                 self.ring()
+            elif self.helper is None:  # no thread can be had
+                return call.run()
             else:
-                if self.calls is None:
-                    self.calls = SimpleQueue()
-                    self.helper = _start_thread(deque, map(_Call.run, iter(self.calls.get, None)), 0)  # until None
-                if self.helper is None:  # no thread can be had
-                    return call.run()
                 call.stack = lambda ident=self.helper: getattr(_capture_threads().get(ident), 'stack', ())
                 self.calls.put(call)
             with contextlib.suppress(Empty):
