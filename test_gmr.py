@@ -184,9 +184,12 @@ class Child:
         return code
 
 
+@functools.cache
 def installed(name):
-    """Return whether a package is there; it is not imported, since some of them change their process."""
-    return importlib.util.find_spec(name) is not None
+    """Return whether a package can be imported; elsewhere, since some of them change their process."""
+    command = [sys.executable, '-W', 'ignore', '-c', f'import {name}']  # Debian has some for one CPython of several
+    there = importlib.util.find_spec(name) is not None
+    return there and subprocess.run(command, stderr=subprocess.DEVNULL, timeout=DEADLINE).returncode == 0
 
 
 def sections(report):
