@@ -468,7 +468,8 @@ class _Call:
     def run_green(self, hub: Any) -> None:
         """Run it in a greenlet of its own, which may want a lock of the interrupted one. A timer comes back in time."""
         greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # gevent's hub is one, eventlet's has
-        here, green = greenlet.getcurrent(), greenlet.greenlet(self.run)
+        here, waiting = greenlet.getcurrent(), [True]
+        green = greenlet.greenlet(lambda: (self.run(), setattr(green, 'parent', here if waiting else loop)))
         if here is loop:  # in the hub's own greenlet, what waits raises
             self.run()
             return
@@ -481,8 +482,8 @@ class _Call:
             timer = hub.schedule_call_global(left, here.switch)
         try:
             green.switch()
-        finally:  # somebody may kill the greenlet that waits here
-            green.parent = loop  # it may end after the report, but not in the program
+        finally:  # somebody may kill the greenlet that waits here; eventlet sets the parent of who waits to its hub
+            waiting.clear()
             timer.close() if loop is hub else timer.cancel()
             self.answers.put(None)
 
@@ -1292,10 +1293,9 @@ def _glance_lines(glance: _Glance) -> Iterator[str]:
     seconds = int((glance.process['uptime'] or '-1').split()[0])
     d, h, m, s = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60
     up = f', up {d} d {h} h' if d else f', up {h} h {m} min' if h else f', up {m} min {s} s' if m else f', up {s} s'
-    up *= seconds >= 0
-    yield '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up, **glance.process)
+    head = '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up * (seconds >= 0), **glance.process)
     findings, more = glance.findings[: _MAX_GLANCE // 2], len(glance.findings) - _MAX_GLANCE // 2
-    yield from (*findings, f'... and {more:,} more findings' * (more > 0))
+    yield from (head, *findings, f'... and {more:,} more findings' * (more > 0))
     rows = glance.entries[: _MAX_GLANCE - 3 - len(findings)]
     for row in rows:
         kind = f'{row.count:>3,} {row.kind.lower()}{"s" * (row.count > 1)}{", " * bool(row.state)}{row.state or ""}'
