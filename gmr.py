@@ -469,7 +469,7 @@ class _Call:
         """Run it in a greenlet of its own, which may want a lock of the interrupted one. A timer comes back in time."""
         greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # gevent's hub is one, eventlet's has
         here, waiting = greenlet.getcurrent(), [True]
-        green = greenlet.greenlet(lambda: (self.run(), setattr(green, 'parent', here if waiting else loop)))
+        green: Any = greenlet.greenlet(lambda: (self.run(), green.__setattr__('parent', here if waiting else loop)))
         if here is loop:  # in the hub's own greenlet, what waits raises
             self.run()
             return
@@ -1290,10 +1290,10 @@ def _lines(data: Any, indent: str = '') -> Iterator[str]:
 
 
 def _glance_lines(glance: _Glance) -> Iterator[str]:
-    seconds = int((glance.process['uptime'] or '-1').split()[0])
-    d, h, m, s = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60, seconds % 60
+    age = int((glance.process['uptime'] or '-1').split()[0])
+    d, h, m, s = age // 86400, age // 3600 % 24, age // 60 % 60, age % 60
     up = f', up {d} d {h} h' if d else f', up {h} h {m} min' if h else f', up {m} min {s} s' if m else f', up {s} s'
-    head = '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up * (seconds >= 0), **glance.process)
+    head = '{program}, process {pid} on {host}{}, {time}, asked by {asked by}'.format(up * (age >= 0), **glance.process)
     findings, more = glance.findings[: _MAX_GLANCE // 2], len(glance.findings) - _MAX_GLANCE // 2
     yield from (head, *findings, f'... and {more:,} more findings' * (more > 0))
     rows = glance.entries[: _MAX_GLANCE - 3 - len(findings)]
