@@ -234,7 +234,7 @@ class GuruMeditation:
                 _Hold(self._report, None, 'a touched file', monotonic() + self.hold).wait()
 
     def _on_signal(self, signum: int, frame: types.FrameType | None) -> None:
-        """Make a report while the interrupted code waits. It takes no more than three frames of its stack."""
+        """Make a report while the interrupted code waits. It takes three frames of its stack, four under gevent."""
         self._again, now, hold = True, monotonic(), None
         if now - self._asked_at < _LOST:
             return  # who makes one now makes one more
@@ -249,7 +249,7 @@ class GuruMeditation:
                 self._asked_at = -_LOST
 
     def run(self) -> str:
-        """Return a report made now, from any thread, without an end of line. It waits for its turn, and all steps."""
+        """Return a report made now, from any thread: text or JSON, without an end of line. It waits for its turn."""
         _register_hooks()
         return _Hold(self._make, self.frame or sys._getframe(1), 'run()', monotonic() + 2 * _LOST).wait()
 
@@ -351,7 +351,7 @@ class _Hold:
     """One report: the thread that waits for it, the thread that makes it, and the one that runs foreign code for it."""
 
     def __init__(self, work: Callable[..., object], frame: types.FrameType | None, asked: str, until: float) -> None:
-        self.work, self.frame, self.asked, self.until = work, frame, asked, until  # `work` makes the report
+        self.work, self.frame, self.asked, self.until = work, frame, asked, until  # until: monotonic
         self.hub, self.is_main = _hub(), _thread.get_native_id() == _os.getpid()
         self.begun = self.made = False
         self.bell = _lock()  # wakes who waits; before CPython 3.13 a signal can make SimpleQueue.get() miss its time
@@ -671,7 +671,7 @@ def _describe_threads(threads: Any, held: int | None, waits: Any, known: Any) ->
     members, readable = [], _attempt(_os.readlink, '/proc/self') == str(_os.getpid())  # not another namespace's
     for ident, thread in threads.items():
         one = known.get(ident)  # after a fork, what the main thread has stored is its parent's number
-        own = {'_name': f'#{ident}'} if one is None else object.__getattribute__(one, '__dict__')
+        own = {} if one is None else object.__getattribute__(one, '__dict__')
         native = _os.getpid() if one is threading.main_thread() else own.get('_native_id')
         facts = {'id': ident, 'name': own.get('_name'), 'daemon': own.get('_daemonic'), 'native_id': native}
         with contextlib.suppress(OSError, IndexError):
@@ -731,7 +731,7 @@ def _thread_wait(threads: dict[int, _Thread], frame: types.FrameType, *outer: ty
         ident = next(ident for ident, run in works if run.f_locals['self'].future is this)
         return _Wait(f'Future at {id(this):#x} run by', ident, timeout is None)
     starts = [start for start, _, line in code.co_lines() if line == frame.f_lineno] if code.co_name == 'handle' else []
-    if type(found) is not _thread.RLock or (starts and frame.f_lasti >= starts[1]):
+    if type(found) is not _thread.RLock or (code.co_name == 'handle' and frame.f_lasti >= starts[1]):
         return None
     owner = _thread.RLock.__repr__(found).partition(' owner=')[2].split()[0]
     return _Wait(f'RLock at {id(found):#x} held by', int(owner), True)
@@ -848,7 +848,7 @@ def _entries(members: list[_Member], frames: _Frames) -> list[_Entry]:
 def _member_facts(member: _Member) -> dict[str, Any]:
     facts = {key: one for key, one in member.facts.items() if one is not None}
     foreign = {key: _line(_redact(str(facts[key]))) for key in ('name', 'waits_for') if key in facts}
-    return {'name': f'at {member.ident:#x}', **facts, **foreign}
+    return {'name': f'#{member.ident}' if 'id' in facts else f'at {member.ident:#x}', **facts, **foreign}
 
 
 def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, _Member], cycles: Any) -> _Glance:
@@ -887,6 +887,7 @@ def _collect_glance(program: str, asked: str, sections: Any, threads: dict[int, 
 _NOISE = {id(getattr(threading.Thread, name).__code__) for name in ('_bootstrap', '_bootstrap_inner', 'run')}
 _NOISY_FILES = _HERE, '<frozen importlib', '<frozen runpy', f'{_LIBRARY}runpy.py'
 _LIBRARIES = re.compile(rf'{re.escape(_LIBRARY)}|.*[/\\](?:site|dist)-packages[/\\]|<frozen ')
+_CODING = re.compile(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)')  # PEP 263
 _reading: set[str] = set()  # files that helpers are reading now, perhaps on a dead mount and for ever
 
 
@@ -934,16 +935,13 @@ def _read_lines(path: str) -> list[str]:
     archives = [one for one in list(sys.path_importer_cache.items()) if type(one[1]).__module__ == 'zipimport']
     loader: Any = next((one for folder, one in archives if path.startswith(folder + os.sep)), None)
     data = loader.get_data(path) if loader else _read(path) if isfile(path) and getsize(path) < _MAX_SOURCE else b''
-    declared = b'coding' in data[:_MAX_LINE] and re.match(rb'(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)', data)
+    declared = _CODING.match(data)
     return io.StringIO(data.decode(declared[1].decode() if declared else 'utf-8', 'replace'), None).readlines()
 
 
 def _read(path: str) -> bytes:
-    descriptor = _os.open(path, os.O_RDONLY)  # half the time of io.FileIO; a patched open() may be a green one
-    try:
-        return b''.join(iter(functools.partial(_os.read, descriptor, 1 << 16), b''))
-    finally:
-        _os.close(descriptor)
+    with io.FileIO(path) as file:  # a patched open() may be a green one
+        return file.readall()
 
 
 def _clean(text: str, control: str = r'[\0-\x08\x0b-\x1f\x7f-\x9f]') -> str:

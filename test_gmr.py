@@ -2528,7 +2528,7 @@ class InterruptedTest(unittest.TestCase):
 
     def test_source_is_shown_in_the_encoding_that_it_declares(self):
         with tempfile.TemporaryDirectory() as folder:
-            for number, (line, codec) in enumerate((('# -*- coding: latin-1 -*-', 'latin-1'), ('', 'utf-8-sig'))):
+            for number, (line, codec) in enumerate((('#' + ' ' * 2000 + '\n# -*- coding: latin-1 -*-', 'latin-1'), ('', 'utf-8-sig'))):
                 path = os.path.join(folder, f'inside{number}.py')
                 with open(path, 'w', encoding=codec) as file:
                     file.write(f'{line}\ndef work(hold):\n    hold()  # caf\u00e9\n')
@@ -3343,7 +3343,7 @@ class RunnerTest(ProgramTest):
         os.mkdir(os.path.join(self.folder, 'empty'))
         for command, word in (
             (['/nowhere/x.py'], "No such file or directory: '/nowhere/x.py'"),
-            (['empty'], 'Is a directory'),
+            (['empty'], 'Is a directory: '),
             (['-m', 'nowhere'], 'No module named nowhere'),
         ):
             with self.subTest(command):
