@@ -465,23 +465,25 @@ class _Call:
         self.answers.put((answer,))
         return answer
 
-    def run_green(self, hub: Any) -> None:
+    def run_green(self, hub: Any) -> Any:
         """Run it in a greenlet of its own, which may want a lock of the interrupted one. A timer comes back in time."""
         greenlet, loop = sys.modules['greenlet'], getattr(hub, 'greenlet', hub)  # gevent's hub is one, eventlet's has
         here, waiting = greenlet.getcurrent(), [True]
         green: Any = greenlet.greenlet(lambda: (self.run(), green.__setattr__('parent', here if waiting else loop)))
         if here is loop:  # in the hub's own greenlet, what waits raises
-            self.run()
-            return
+            return self.run()
         self.stack = lambda: next(_stacks([green.gr_frame]))
         left = max(0.0, self.until - monotonic())
         if loop is hub:
             timer = hub.loop.timer(left)
-            timer.start(here.switch)
+            timer.start(here.switch, self)
         else:
-            timer = hub.schedule_call_global(left, here.switch)
+            timer = hub.schedule_call_global(left, here.switch, self)
         try:
-            green.switch()
+            back = green.switch()
+            if not (green.dead or back is self):  # a wake-up that the program has asked for: once more, when it waits
+                again = hub.loop.run_callback if loop is hub else functools.partial(hub.schedule_call_global, 0)
+                again(here.switch, back)
         finally:  # somebody may kill the greenlet that waits here; eventlet sets the parent of who waits to its hub
             waiting.clear()
             timer.close() if loop is hub else timer.cancel()

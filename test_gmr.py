@@ -729,9 +729,9 @@ import contextlib
 def read():  # natively, with a limit: a signal that comes just before a system call does not interrupt it
     posix.set_blocking(0, False)
     while True:
+        gmr._pause(0.1)  # first: the signal that follows on `ready` shall not see the exception
         with contextlib.suppress(BlockingIOError):
             return posix.read(0, 1)
-        gmr._pause(0.05)
 
 def hold():  # with the hub, whose eventlet kind does not come back from select() at the end of a pipe
     posix.set_blocking(0, False)
@@ -961,6 +961,39 @@ def hold():  # with the hub, whose eventlet kind does not come back from select(
                 assert gc.isenabled() and sys.getswitchinterval() > 0.004
             """) as child:
                 self.assertEqual(child.finish(), 0, child.text())
+
+        def test_a_section_that_waits_a_moment_does_not_take_the_time_of_the_next(self):
+            with self.program("""
+                gmr.register_section('First', lambda: sleep(0) or 'fine')
+                gmr.register_section('Second', lambda: sleep(0.01) or 'fine as well')
+                setup('1')
+                ready()
+                read()  # not with the hub, in whose greenlet nothing can wait
+            """) as child:
+                report = sections(child.wait_ready().signal())
+                self.assertEqual((report['First'], report['Second']), ('fine\n', 'fine as well\n'))
+                self.assertEqual(child.finish(), 0, child.text())
+
+        def test_a_green_thread_is_woken_though_it_is_interrupted_before_it_waits(self):
+            with self.program("""
+                import greenlet
+                if 'gevent' in sys.modules:
+                    import gevent
+                    loop = gevent.get_hub()
+                    later = lambda *call: loop.loop.timer(0.1).start(*call)
+                else:
+                    from eventlet import hubs
+                    loop = hubs.get_hub()
+                    later = lambda *call: loop.schedule_call_global(0.1, *call)
+                gmr.register_section('Waits', lambda: sleep(0.3) or 'fine')
+                setup('1')
+                later(greenlet.getcurrent().switch, 'woken')
+                os.kill(os.getpid(), signal.SIGUSR2)
+                assert loop.switch() == 'woken'
+                sleep(0.5)
+            """) as child:
+                self.assertEqual(child.finish(), 0, child.text())
+                self.assertEqual(child.reports(), 1)
 
         def test_a_busy_hub_is_reported(self):
             with self.program("""
@@ -2528,7 +2561,9 @@ class InterruptedTest(unittest.TestCase):
 
     def test_source_is_shown_in_the_encoding_that_it_declares(self):
         with tempfile.TemporaryDirectory() as folder:
-            for number, (line, codec) in enumerate((('#' + ' ' * 2000 + '\n# -*- coding: latin-1 -*-', 'latin-1'), ('', 'utf-8-sig'))):
+            for number, (line, codec) in enumerate(
+                (('#' + ' ' * 2000 + '\n# -*- coding: latin-1 -*-', 'latin-1'), ('', 'utf-8-sig'))
+            ):
                 path = os.path.join(folder, f'inside{number}.py')
                 with open(path, 'w', encoding=codec) as file:
                     file.write(f'{line}\ndef work(hold):\n    hold()  # caf\u00e9\n')
